@@ -103,6 +103,8 @@ class Store:
         out = work / "artifact"
         self.drop_work(key)
         out.mkdir(parents=True, exist_ok=True)
+        for half in out.rglob(".tmp*"):  # a file that safetensors was writing
+            half.unlink()
         return work, out
 
     def drop_work(self, key: str) -> None:

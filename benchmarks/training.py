@@ -52,6 +52,7 @@ def recipe_of(model: Any, precision: str) -> dict[str, Any]:
     tree = {
         "model": model,
         "batches": {"name": "shuffled", "size": BATCH},
+        "objective": "cross_entropy",
         "optimizer": {"name": "adamw", "lr": 1e-3},
         "epochs": EPOCHS,
         "precision": precision,

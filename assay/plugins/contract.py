@@ -8,7 +8,7 @@ work. `docs/architecture.md` tells how the frame calls each slot.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal, Protocol, get_args, get_origin
 
@@ -37,6 +37,8 @@ from assay.plugins.values import (
     Split,
     Subject,
     Trained,
+    patch,
+    tap,
     to_tensor,
 )
 
@@ -119,6 +121,7 @@ class Card(BaseModel):
     needs: tuple[str, ...] = Field((), description="what the model or data must have")
     drops: tuple[str, ...] = Field((), description="what a link takes from the model")
     gives: tuple[str, ...] = Field((), description="what a transform or link adds")
+    makes: str = Field("", description="problem of the data set that a source or transform makes, where it is another")
     coupled: bool = Field(False, description="an example's result depends on the rest of its batch")
     serves: bool = Field(False, description="a transform that new data must pass too")
     extra: str = Field("", description="the optional dependency group that it needs")
@@ -177,6 +180,10 @@ class Source(Method):
         "", pattern=r"^[0-9a-f]*$", description="a prefix of the DVC hash of an older version; the newest where empty"
     )
 
+    def becomes(self) -> str:
+        """The data set's problem, known before anything is read."""
+        return self.card.makes or "classification"
+
     def load(self, ctx: Context) -> Data:
         """Fetch, verify and return the data. `ctx.folder` is where downloads are kept.
 
@@ -197,6 +204,10 @@ class Transform(Method):
     def apply(self, data: Data, record: Record) -> Data:
         """The changed data; a pure function of its arguments, for whatever splits are there."""
         raise NotImplementedError
+
+    def becomes(self, problem: str) -> str:
+        """The changed data set's problem, known before anything is read."""
+        return self.card.makes or problem
 
 
 # train
@@ -219,7 +230,7 @@ class Edit(Method):
     slot: ClassVar[str] = "train/edit"
 
     def fit(self, model: nn.Module, data: Data, ctx: Context) -> Record:
-        """What to change, decided once; an edit that trains takes `lab` as a fourth argument."""
+        """What to change, decided once; a link that trains takes `lab` as a fourth argument."""
         raise NotImplementedError
 
     def apply(self, model: nn.Module, record: Record) -> nn.Module:
@@ -278,6 +289,11 @@ class Objective(Method):
         """Loss of each example, shape (N,), or a scalar where it couples the batch."""
         return self.score(ctx.forward(model, batch), batch)
 
+    def reads(self, model: nn.Module) -> Sequence[str]:
+        """The submodules whose outputs `loss` takes from `ctx.activations`, so that the terms of a step
+        share one pass."""
+        return ()
+
 
 class Penalty(Method):
     """A term added to the objective."""
@@ -288,9 +304,17 @@ class Penalty(Method):
         """The weighted penalty: (N,) or a scalar."""
         raise NotImplementedError
 
+    def reads(self, model: nn.Module) -> Sequence[str]:
+        """As an objective's."""
+        return ()
+
 
 class Optimizer(Method):
-    """An update rule."""
+    """An update rule.
+
+    Where the card needs `closure`, learners call `step(closure)` with a function that makes new gradients
+    and returns the loss; where it needs `graph`, these gradients can be differentiated once more.
+    """
 
     slot: ClassVar[str] = "train/optimizer"
     lr: float = Field(1e-3, gt=0, description="learning rate, before the schedule's factor")
@@ -366,20 +390,32 @@ class Terms:
 
     def losses(self, model: nn.Module, batch: Batch) -> Tensor:
         """Objective plus penalties: (N,) where every term has one value an example, else a scalar."""
-        bounds = [self.objective, *self.penalties]
-        shared: dict[tuple[int, int], Tensor] = {}
-        total: Tensor | None = None
-        for bound in bounds:
-            bound.ctx.shared = shared
-            term = bound.method.loss(model, batch, bound.ctx)
-            if total is None:
-                total = term
-            else:
-                total = total + term if total.shape == term.shape else total.mean() + term.mean()
-        for bound in bounds:
-            bound.ctx.shared = {}
-        assert total is not None
+        total, *others = self.apart(model, batch)
+        for term in others:
+            total = total + term if total.shape == term.shape else total.mean() + term.mean()
         return total
+
+    def apart(self, model: nn.Module, batch: Batch) -> list[Tensor]:
+        """The objective and each penalty by itself, in order: (N,) or a scalar each.
+
+        Where the batch says which examples are `labelled`, the objective is asked of those alone; its
+        losses are weighted so that their mean over the batch is the mean over the labelled examples.
+        """
+        bounds = [self.objective, *self.penalties]
+        shared: dict[tuple[int, int], tuple[Tensor, dict[str, Tensor]]] = {}
+        taps = tuple(dict.fromkeys(name for bound in bounds for name in bound.method.reads(model)))
+        found = []
+        try:
+            for bound in bounds:
+                bound.ctx.shared, bound.ctx.taps = shared, taps
+                found.append(bound.method.loss(model, batch, bound.ctx))
+        finally:
+            for bound in bounds:
+                bound.ctx.shared = {}
+        if "labelled" in batch and found[0].ndim:
+            share = batch.labelled.to(found[0])
+            found[0] = torch.where(batch.labelled, found[0], 0.0) / share.mean().clamp_min(1 / batch.size)
+        return found
 
 
 @dataclass
@@ -399,10 +435,23 @@ class State:
         return [p for m in modules for p in m.parameters() if p.requires_grad]
 
 
-class Learner(Method):
-    """How a model learns: backprop, or anything else with a state and a step."""
+class Learner(Edit):
+    """How a model learns: backprop, or anything else with a state and a step.
+
+    A learner whose network is not the recipe's model as it stands (a forward-only inference, an ensemble
+    that grows) is an edit too: it overrides `apply`, which the frame calls last before training, and again
+    whenever the model artifact is loaded.
+    """
 
     slot: ClassVar[str] = "train/learner"
+
+    def fit(self, model: nn.Module, data: Data, ctx: Context) -> Record:
+        """What `apply` needs to know of the data, decided once."""
+        return Record()
+
+    def apply(self, model: nn.Module, record: Record) -> nn.Module:
+        """The network that is trained and kept, made of the recipe's model."""
+        return model
 
     def init(self, model: nn.Module, terms: Terms, data: Data, ctx: Context) -> State:  # type: ignore[override]
         """The state before the first step."""
@@ -428,12 +477,16 @@ def mean_loss(losses: Tensor, weights: Tensor | None = None) -> Tensor:
 
 
 class Predict(Method):
-    """Inference that is more than `model(x)`."""
+    """Inference that is more than `model(x)`: samplers, suppression, smoothing, adaptation at test time.
+
+    Evaluation and attribution use it in place of the model's own forward pass. Draws come from
+    `ctx.normal(batch.index, ...)`, so that an example's prediction depends on nothing else in its batch.
+    """
 
     slot: ClassVar[str] = "predict"
 
     def predict(self, model: nn.Module, batch: Batch, ctx: Context) -> Tensor:
-        """Predictions (N, ...)."""
+        """Predictions (N, ...), as the problem has them."""
         raise NotImplementedError
 
 
@@ -473,6 +526,11 @@ class Audit(Method):
 
     slot: ClassVar[str] = "attribute/audit"
 
+    def numbers(self) -> tuple[str, ...]:
+        """The names of its numbers, the headline first, so that a gate on another is refused before
+        anything runs; () where they are not known beforehand."""
+        return ()
+
     def audit(self, subject: Subject, attribution: Attribution, ctx: Context) -> Result:
         """Numbers over `subject.images`; an audit that retrains takes `lab` as a fourth argument.
 
@@ -482,9 +540,16 @@ class Audit(Method):
 
 
 class Evaluator(Method):
-    """Named numbers of one model."""
+    """Named numbers of one model; with `over: trajectory` also along its training's kept checkpoints."""
 
     slot: ClassVar[str] = "evaluate"
+    over: Literal["model", "trajectory"] = Field(
+        "model", description="trajectory: also of each kept checkpoint of the training, as arrays by epoch"
+    )
+
+    def numbers(self) -> tuple[str, ...]:
+        """As an audit's."""
+        return ()
 
     def evaluate(self, subject: Subject, ctx: Context) -> Result:
         """Numbers with unit and direction, and arrays. Raises NotAuditable with the reason where the
@@ -513,24 +578,41 @@ class Study(Method):
 
 
 class Problem(Method):
-    """What a data set's fields and a model's outputs mean."""
+    """What a data set's fields and a model's outputs mean. Stages know a problem by this interface alone."""
 
     slot: ClassVar[str] = "problems"
     fields: ClassVar[tuple[str, ...]] = ("x",)
+    """The fields that each split must have."""
     objective: ClassVar[str] = ""
+    """What trains where the recipe names no objective."""
     headline: ClassVar[str] = ""
+    """The first number of a run's table, as a gate would name it."""
+    explains: ClassVar[bool] = True
+    """Whether an attribution of a prediction to its input means anything."""
+    samples: ClassVar[bool] = False
+    """Whether predictions are drawn by a `predict` method: the network alone gives none."""
 
     def check(self, data: Data) -> None:
         """Raises BadData where the data cannot be of this problem."""
         raise NotImplementedError
 
+    def output(self, spec: DataSpec) -> tuple[int, ...]:
+        """The shape of one example's prediction."""
+        return (spec.n_outputs,)
+
     def target(self, prediction: Tensor) -> Tensor:
-        """What attributions explain: for each prediction (N, ...) its target (N,)."""
+        """What attributions explain: for each prediction (N, ...) its target (N, ...)."""
         raise NotImplementedError
 
     def score(self, prediction: Tensor, target: Tensor) -> Tensor:
         """The differentiable number (N,) of each prediction that stands for its target."""
         raise NotImplementedError
+
+    def same(self, a: Tensor, b: Tensor) -> Tensor:
+        """Whether two targets of each example are the same (N,); targets on a continuous scale always are."""
+        if a.is_floating_point():
+            return torch.ones(len(a), dtype=torch.bool)
+        return (a == b).flatten(1).all(dim=1) if a.ndim > 1 else a == b
 
     def error(self, prediction: Tensor, batch: Batch) -> Tensor:
         """Error of each example (N,), 0 where right: what `collapsed` and per-example tables use."""
@@ -539,37 +621,3 @@ class Problem(Method):
     def chance(self, data: Data) -> float:
         """The mean error of the best constant prediction."""
         raise NotImplementedError
-
-
-# activations
-
-
-@contextlib.contextmanager
-def tap(model: nn.Module, names: Iterable[str]) -> Iterator[dict[str, Tensor]]:
-    """Collects the outputs of the named submodules of each forward pass inside the block."""
-    seen: dict[str, Tensor] = {}
-
-    def saver(name: str) -> Callable[..., None]:
-        def save(module: nn.Module, args: Any, output: Tensor) -> None:
-            seen[name] = output
-
-        return save
-
-    with contextlib.ExitStack() as stack:
-        for name in names:
-            handle = model.get_submodule(name).register_forward_hook(saver(name))
-            stack.callback(handle.remove)
-        yield seen
-
-
-@contextlib.contextmanager
-def patch(model: nn.Module, change: Mapping[str, Callable[[Tensor], Tensor]]) -> Iterator[None]:
-    """Replaces the outputs of the named submodules by `change[name](output)` inside the block."""
-
-    def replacer(fn: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
-        return lambda module, args, output: fn(output)
-
-    with contextlib.ExitStack() as stack:
-        for name, fn in change.items():
-            stack.callback(model.get_submodule(name).register_forward_hook(replacer(fn)).remove)
-        yield

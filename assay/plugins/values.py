@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -238,8 +239,9 @@ class Context:
     """What a method may use beside its arguments.
 
     `rng` is a CPU generator seeded from the section's seed and the method's name; `own` the module
-    that the method's `init` made; `models` named frozen models (teacher, guide, judge); `shared` is
-    emptied by the frame before each gradient evaluation.
+    that the method's `init` made; `models` named frozen models (teacher, guide, judge); `taps` names the
+    submodules that any term of the step reads; `shared` is emptied by the frame before each gradient
+    evaluation.
     """
 
     rng: torch.Generator
@@ -252,13 +254,29 @@ class Context:
     models: Mapping[str, nn.Module] = field(default_factory=dict)
     folder: Path | None = None
     batch_limit: int = 256
-    shared: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+    taps: tuple[str, ...] = ()
+    shared: dict[tuple[int, int], tuple[Tensor, dict[str, Tensor]]] = field(default_factory=dict)
 
     def forward(self, model: nn.Module, batch: Batch) -> Tensor:
         """`model(batch.x)`, computed once for the terms of one gradient evaluation."""
+        return self._pass(model, batch, ())[0]
+
+    def activations(self, model: nn.Module, batch: Batch, names: Sequence[str]) -> dict[str, Tensor]:
+        """Outputs of the named submodules in the pass of `forward`: of the very same pass where the term
+        says in `reads` that it wants them, else of one more."""
+        seen = self._pass(model, batch, tuple(names))[1]
+        return {name: seen[name] for name in names}
+
+    def _pass(self, model: nn.Module, batch: Batch, names: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
         key = (id(model), id(batch.x))
-        if key not in self.shared:
-            self.shared[key] = model(batch.x)
+        if key not in self.shared or not set(names) <= set(self.shared[key][1]):
+            wanted = tuple(dict.fromkeys((*self.taps, *names)))
+            if wanted:
+                with tap(model, wanted) as seen:
+                    output = model(batch.x)
+                self.shared[key] = (output, seen)
+            else:
+                self.shared[key] = (model(batch.x), {})
         return self.shared[key]
 
     def generator(self, index: int) -> torch.Generator:
@@ -281,14 +299,16 @@ class Ask:
     """A training that a method asks the lab for.
 
     `changes` overrides values of the recipe by dotted path; `start` is None (a new model) or
-    "parent" (the model that a link or audit is given); `transforms` are further `prepare` entries applied
-    to the data first, which is not supported yet: anything but () is refused with BadInput.
+    "parent" (the model that a link or audit is given); `transforms` are `prepare` entries (mappings with
+    `name`) that the lab's data pass first; `models` gives the training's methods frozen models by role:
+    "dense", "parent", or the name of one of `trainings` that the asking method's parameters name.
     """
 
     changes: Mapping[str, Any] = field(default_factory=dict)
     seed: int | None = None
     start: Literal["parent"] | None = None
     transforms: Sequence[Mapping[str, Any]] = ()
+    models: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -348,3 +368,37 @@ class Subject:
     exported: Path | None = None
     runtime: Callable[[int], Callable[[np.ndarray], np.ndarray]] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+# activations
+
+
+@contextlib.contextmanager
+def tap(model: nn.Module, names: Iterable[str]) -> Iterator[dict[str, Tensor]]:
+    """Collects the outputs of the named submodules of each forward pass inside the block."""
+    seen: dict[str, Tensor] = {}
+
+    def saver(name: str) -> Callable[..., None]:
+        def save(module: nn.Module, args: Any, output: Tensor) -> None:
+            seen[name] = output
+
+        return save
+
+    with contextlib.ExitStack() as stack:
+        for name in names:
+            handle = model.get_submodule(name).register_forward_hook(saver(name))
+            stack.callback(handle.remove)
+        yield seen
+
+
+@contextlib.contextmanager
+def patch(model: nn.Module, change: Mapping[str, Callable[[Tensor], Tensor]]) -> Iterator[None]:
+    """Replaces the outputs of the named submodules by `change[name](output)` inside the block."""
+
+    def replacer(fn: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
+        return lambda module, args, output: fn(output)
+
+    with contextlib.ExitStack() as stack:
+        for name, fn in change.items():
+            stack.callback(model.get_submodule(name).register_forward_hook(replacer(fn)).remove)
+        yield

@@ -17,12 +17,14 @@ from assay.tasks.artifacts import (
     save_result,
     write_json,
 )
-from assay.tasks.job import Job, context
+from assay.tasks.job import Job
 from assay.tasks.subject import (
+    Inference,
     cached_data,
     cached_images,
     cached_model,
     explainer,
+    inference_of,
     make_subject,
     predict_rows,
     problem_of,
@@ -31,10 +33,9 @@ from assay.tasks.subject import (
 SAME = 1e-7
 
 
-def _images(job: Job) -> Batch:
-    return cached_images(
-        job.inputs["dense"], job.inputs["data"], int(job.spec["images"]), int(job.spec["seed"]), str(job.device)
-    )
+def _images(job: Job, inference: Inference) -> Batch:
+    count, seed = int(job.spec["images"]), int(job.spec["seed"])
+    return cached_images(job.inputs["dense"], job.inputs["data"], count, seed, str(job.device), inference)
 
 
 def saliency(job: Job) -> None:
@@ -44,15 +45,16 @@ def saliency(job: Job) -> None:
     holds the reason instead.
     """
     spec = load_card(job.inputs["model"]).spec
-    images = _images(job)
+    inference = inference_of(job)
+    images = _images(job, inference)
     model = cached_model(job.inputs["model"], str(job.device))
-    prediction = predict_rows(model, images)
+    prediction = predict_rows(model, images, spec, inference)
     problem = problem_of(spec)
     write_json(job.out / "kept.json", facts(problem, prediction, images, cached_data(job.inputs["data"])))
     if float((prediction - prediction[:1]).abs().max()) < SAME:
         save_not_auditable(job.out, "its predictions are all the same")
         return
-    explain = explainer(job.method(), int(job.spec["seed"]), spec, job.device)
+    explain = explainer(job.method(), int(job.spec["seed"]), spec, job.device, inference)
     try:
         save_attribution(job.out, explain(model, images))
     except NotAuditable as reason:
@@ -61,16 +63,16 @@ def saliency(job: Job) -> None:
 
 def facts(problem: Any, prediction: Tensor, images: Batch, data: Data) -> dict[str, Any]:
     """Which images keep the dense model's target, and what tells a collapsed model: whether all targets
-    are the same, its mean error, the error at chance and that error's standard error."""
+    are the same, its mean error and that error's standard error, the error at chance."""
     images = images.to("cpu")
     target = problem.target(prediction)
-    chance = problem.chance(data)
+    error = problem.error(prediction, images).double()
     return {
-        "kept": (target == images.target).tolist(),
+        "kept": problem.same(target, images.target).tolist(),
         "constant": bool((target == target[:1]).all()),
-        "error": float(problem.error(prediction, images).mean()),
-        "chance": chance,
-        "chance_error": (max(chance * (1 - chance), 0.0) / images.size) ** 0.5,
+        "error": float(error.mean()),
+        "chance": problem.chance(data),
+        "chance_error": float(error.std()) / images.size**0.5,
     }
 
 
@@ -103,9 +105,10 @@ def audit(job: Job) -> None:
         return
     method = job.method()
     spec: DataSpec = load_card(job.inputs["model"]).spec
-    explain = explainer(job.method("saliency"), int(job.spec["seed"]), spec, job.device)
-    subject = make_subject(job.inputs, job.device, _images(job), explain)
-    ctx = context(int(job.spec["seed"]), method.method_name(), spec, job.device)
+    inference = inference_of(job)
+    explain = explainer(job.method("saliency"), int(job.spec["seed"]), spec, job.device, inference)
+    subject = make_subject(job.inputs, job.device, _images(job, inference), explain, inference)
+    ctx = job.context(spec, method.method_name())
     attribution = load_attribution(job.inputs["attribution"])
     try:
         if job.lab is not None:

@@ -253,28 +253,52 @@ def changed_recipe(recipe: Mapping[str, Any], ask: Ask) -> dict[str, Any]:
     return changed
 
 
+def transform_cell(
+    label: str, method: Any, seed: int, data: Ref, env: Env, recipe: Mapping[str, Any], train_seed: int
+) -> Cell:
+    """The cell of one transform; one that trains gets the recipe."""
+    spec: dict[str, Any] = {"method": entry(method), "seed": seed}
+    if takes_lab(method.fit):
+        spec.update(recipe=dict(recipe), train_seed=train_seed)
+    return make("prepare", "prepare/transform", label, "assay.tasks.data:transform", spec, {"data": data}, env)
+
+
 def ask_cells(
     label: str,
     asks: Sequence[Ask],
     recipe: Mapping[str, Any],
     seed: int,
-    data: Ref,
-    parent: Ref | None,
     env: Env,
     stage: str,
-) -> list[Cell]:
-    """The training cells of a method's asks, in order."""
-    cells = []
+    inputs: Mapping[str, Ref],
+) -> list[list[Cell]]:
+    """The cells of a method's asks, in order: for each its transforms, then its training. `inputs` are
+    those of the asking cell: `data`, maybe the parent `model`, and the models that its parameters name."""
+    found = []
     for i, ask in enumerate(asks):
-        if ask.start == "parent" and parent is None:
-            raise BadInput(f"{label}: there is no parent model to start from")
-        if ask.transforms:
-            raise BadInput(f"{label}: trainings on transformed data cannot be asked for: leave `transforms` empty")
         name = label if len(asks) == 1 else f"{label} ({i + 1}/{len(asks)})"
-        start = parent if ask.start == "parent" else None
+        if ask.start == "parent" and "model" not in inputs:
+            raise BadInput(f"{label}: there is no parent model to start from")
         own_seed = seed if ask.seed is None else ask.seed
-        cells.append(training_cell(name, changed_recipe(recipe, ask), own_seed, data, env, start, None, stage))
-    return cells
+        data, chain = inputs["data"], []
+        for raw in ask.transforms:
+            method = registry.make("prepare", raw, label)
+            short = registry.method_id(method).removeprefix("prepare/")
+            chain.append(transform_cell(f"{name} {short}", method, own_seed, data, env, recipe, seed))
+            data = chain[-1].ref
+        models = {role: _asked_model(label, which, inputs) for role, which in ask.models.items()}
+        start = inputs["model"] if ask.start == "parent" else None
+        training = training_cell(name, changed_recipe(recipe, ask), own_seed, data, env, start, models, stage)
+        found.append([*chain, training])
+    return found
+
+
+def _asked_model(label: str, which: str, inputs: Mapping[str, Ref]) -> Ref:
+    role = "model" if which == "parent" else f"model:{which}"
+    if role not in inputs:
+        known = ["parent", *(r.removeprefix("model:") for r in inputs if r.startswith("model:"))]
+        raise BadInput(f"{label}: there is no model '{which}' to train with; known: {', '.join(known)}")
+    return inputs[role]
 
 
 def takes_lab(function: Any) -> bool:

@@ -120,7 +120,7 @@ def transform(job: Job) -> None:
     parent = load_data(job.inputs["data"])
     method = job.method()
     ctx = job.context(parent.spec, method.method_name())
-    record = method.fit(parent, ctx)
+    record = method.fit(parent, ctx, lab=job.lab) if job.lab is not None else method.fit(parent, ctx)
     data = method.apply(parent, record)
     check(data, f"after {method.method_name()}")
     passed = load_steps(job.inputs["data"] / "preprocessing")

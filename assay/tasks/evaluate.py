@@ -2,21 +2,55 @@
 
 from __future__ import annotations
 
-from assay.plugins.contract import NotAuditable
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from assay.plugins.contract import NotAuditable, Result, Subject
 from assay.tasks.artifacts import load_card, load_model, save_not_auditable, save_result
 from assay.tasks.export import export_onnx
 from assay.tasks.job import Job
-from assay.tasks.subject import make_subject
+from assay.tasks.subject import Inference, inference_of, make_subject, predictor
 
 
 def evaluate(job: Job) -> None:
-    """An evaluator's numbers and arrays on one model; the reason where it cannot be asked of it."""
+    """An evaluator's numbers and arrays on one model, or also along its training's kept checkpoints; the
+    reason where it cannot be asked of it."""
     method = job.method()
-    subject = make_subject(job.inputs, job.device)
+    inference = inference_of(job)
+    subject = make_subject(job.inputs, job.device, inference=inference)
+
+    def ask(one: Subject) -> Result:
+        result: Result = method.evaluate(one, job.context(subject.spec, method.method_name()))
+        return result
+
     try:
-        save_result(job.out, method.evaluate(subject, job.context(subject.spec, method.method_name())))
+        save_result(job.out, ask(subject) if method.over == "model" else along(subject, inference, ask))
     except NotAuditable as reason:
         save_not_auditable(job.out, str(reason))
+
+
+def along(subject: Subject, inference: Inference, ask: Callable[[Subject], Result]) -> Result:
+    """The result on the model itself, with an array `<number>_by_epoch` for each number and the epochs.
+
+    Raises NotAuditable where the model has no training with kept checkpoints behind it.
+    """
+    if subject.trajectory is None:
+        raise NotAuditable("it has no kept checkpoints: only trained models have (`train.keep`)")
+    final = ask(subject)
+    epochs: list[int] = []
+    values: dict[str, list[float]] = {name: [] for name in final.numbers}
+    for name, model in subject.trajectory():
+        at = replace(
+            subject, model=model, predict=predictor(model, subject.spec, inference), exported=None, runtime=None
+        )
+        numbers = ask(at).numbers
+        epochs.append(int(name.rsplit("-", 1)[-1]))
+        for key, found in values.items():
+            found.append(numbers[key].value if key in numbers else float("nan"))
+    arrays = {f"{key}_by_epoch": np.array(found) for key, found in values.items()}
+    return Result(final.numbers, {**final.arrays, "epoch": np.array(epochs), **arrays})
 
 
 def export(job: Job) -> None:

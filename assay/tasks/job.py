@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import random
 from collections.abc import Callable, Mapping
@@ -11,9 +12,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from assay.plugins import registry
 from assay.plugins.contract import Context, DataSpec, Lab
+from assay.tasks.artifacts import load_model
+
+MODEL = "model:"
+"""The role of an input that is a named model begins so."""
 
 
 def no_progress(done: int, total: int, note: str) -> None:
@@ -41,8 +47,20 @@ class Job:
         return registry.make(slot, {"name": short, **entry["params"]}, entry["id"])
 
     def context(self, spec: DataSpec, name: str) -> Context:
-        """A context for the method called `name`, seeded from the section's seed and that name."""
-        return context(int(self.spec["seed"]), name, spec, self.device, self.downloads)
+        """A context for the method called `name`, seeded from the section's seed and that name, with the
+        named models among the inputs."""
+        made = context(int(self.spec["seed"]), name, spec, self.device, self.downloads)
+        made.models = self.models
+        return made
+
+    @functools.cached_property
+    def models(self) -> dict[str, nn.Module]:
+        """The named, frozen models (teachers, guides, judges) among the inputs."""
+        return {
+            role.removeprefix(MODEL): load_model(folder).to(self.device).requires_grad_(False)
+            for role, folder in self.inputs.items()
+            if role.startswith(MODEL)
+        }
 
 
 def seed_for(seed: int, name: str) -> int:

@@ -16,7 +16,7 @@ from assay.tasks.artifacts import checkpoints, load_checkpoint, load_data, load_
 from assay.tasks.cells import Cell, Ref, ask_cells
 from assay.tasks.job import context, seed_for
 from assay.tasks.store import Store
-from assay.tasks.subject import predict_rows, scorer
+from assay.tasks.subject import Inference, predictor, scorer
 
 
 class Pending(Exception):
@@ -52,20 +52,15 @@ class CellLab:
     def train(self, asks: Sequence[Ask]) -> list[Trained]:
         """The finished trainings, in order. Raises Pending with those that are missing."""
         label = f"{self.cell.label} training"
-        cells = ask_cells(
-            label,
-            asks,
-            self.recipe,
-            self.seed,
-            self.cell.inputs["data"],
-            self.cell.inputs.get("model"),
-            self.cell.env,
-            self.cell.stage,
-        )
-        missing = [cell for cell in cells if not self.store.has(cell.slot, cell.key)]
+        cell = self.cell
+        chains = ask_cells(label, asks, self.recipe, self.seed, cell.env, cell.stage, cell.inputs)
+        missing = {first.key: first for chain in chains if (first := self._first_missing(chain)) is not None}
         if missing:
-            raise Pending(missing)
-        return [self._trained(cell) for cell in cells]
+            raise Pending(list(missing.values()))
+        return [self._trained(chain[-1]) for chain in chains]
+
+    def _first_missing(self, chain: Sequence[Cell]) -> Cell | None:
+        return next((cell for cell in chain if not self.store.has(cell.slot, cell.key)), None)
 
     def _trained(self, cell: Cell) -> Trained:
         folder = self._folder(cell.ref)
@@ -80,7 +75,7 @@ class CellLab:
         method = registry.make("evaluate", evaluator, "lab.evaluate")
         subject = Subject(
             model=model,
-            predict=lambda batch: predict_rows(model, batch.to(self.device)),
+            predict=predictor(model, self.data.spec, Inference()),
             spec=self.data.spec,
             data={"main": self.data},
             score=scorer(self.data.spec),

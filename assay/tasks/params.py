@@ -21,11 +21,13 @@ from pydantic import (
 
 from assay.plugins import registry
 from assay.plugins.values import BadInput
-from assay.tasks.gates import parse_gate
+from assay.tasks import askable
+from assay.tasks.gates import Gate, parse_gate
 from assay.tasks.reading import read_tree
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 HERE = "\0"
+DENSE = "dense"
 
 
 def _method(prefix: str, value: Any) -> Any:
@@ -54,6 +56,11 @@ def at(prefix: str) -> Any:
     return Annotated[Any, BeforeValidator(partial(_method, prefix)), AfterValidator(_is_method), PlainSerializer(_dump)]
 
 
+def maybe(prefix: str) -> Any:
+    """The type of a method of the slot `prefix`, or null."""
+    return at(prefix) | None
+
+
 # YAML's own types: no text, no true or false, no 3.0 where a whole number is expected.
 Int = Annotated[int, Field(strict=True)]
 Float = Annotated[float, Field(strict=True)]
@@ -72,7 +79,7 @@ class Train(_Tree):
     edit: list[at("train/edit")] = []  # type: ignore[valid-type]
     batches: at("train/batches") = Field("shuffled", validate_default=True)  # type: ignore[valid-type]
     augment: list[at("train/augment")] = []  # type: ignore[valid-type]
-    objective: at("train/objective") = Field("cross_entropy", validate_default=True)  # type: ignore[valid-type]
+    objective: maybe("train/objective") = Field(None, description="the problem's own where null")  # type: ignore[valid-type]
     penalty: list[at("train/penalty")] = []  # type: ignore[valid-type]
     learner: at("train/learner") = Field("backprop", validate_default=True)  # type: ignore[valid-type]
     around: list[at("train/around")] = []  # type: ignore[valid-type]
@@ -117,6 +124,7 @@ class Params(_Tree):
     train: Train
     compress: dict[Annotated[str, Field(pattern=NAME)], list[at("compress")]] = {}  # type: ignore[valid-type]
     attribute: Attribute = Attribute()
+    predict: maybe("predict") = Field(None, description="inference that is more than the model's pass")  # type: ignore[valid-type]
     evaluate: list[at("evaluate")] = []  # type: ignore[valid-type]
     gates: list[str] = []
     datasets: dict[Annotated[str, Field(pattern=NAME)], list[at("prepare")]] = {}  # type: ignore[valid-type]
@@ -132,6 +140,7 @@ class Params(_Tree):
             *_gate_faults(self),
             *_reference_faults(self),
         ]
+        faults += () if faults else askable.faults(self)
         if faults:
             raise ValueError("\n".join(faults))
         return self
@@ -180,6 +189,7 @@ def _gate_faults(params: Params) -> list[str]:
             faults.append(f"gates.{i}: {error}")
             continue
         known = [*agreements, *audits] if gate.saliency else evaluators
+        faults += _field_faults(f"gates.{i}", gate, params)
         if gate.saliency and gate.saliency not in saliencies:
             faults.append(f"gates.{i}: no saliency '{gate.saliency}' in attribute.saliency {saliencies}")
         if gate.method not in known:
@@ -192,12 +202,35 @@ def _gate_faults(params: Params) -> list[str]:
     return faults
 
 
+def _field_faults(key: str, gate: Gate, params: Params) -> list[str]:
+    """A gate whose field none of its method's numbers has, where the method says which it has."""
+    section = params.attribute
+    methods = [*section.agreement, *section.audit] if gate.saliency else params.evaluate
+    named = (section.agreement, section.audit) if gate.saliency else (params.evaluate,)
+    found = dict(zip([label for part in named for label in labels(part)], methods, strict=True)).get(gate.method)
+    numbers = (gate.method,) if found in section.agreement else () if found is None else found.numbers()
+    if not gate.field or not numbers or gate.field in numbers:
+        return []
+    return [f"{key}: {gate.method} has no number '{gate.field}'{_or_known(gate.field, numbers)}"]
+
+
+def _or_known(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean '{close[0]}'?" if close else f"; it has {', '.join(known)}"
+
+
 def _reference_faults(params: Params) -> list[str]:
     faults = []
-    for i, method in enumerate(params.evaluate):
-        for field, name in dataset_fields(method).items():
+    trained = sorted({*params.trainings, DENSE})
+    for key, method in _everywhere(params):
+        for field, name in named_by(method, "datasets").items():
             if name not in params.datasets:
-                faults.append(f"evaluate.{i}.{field}: no data set '{name}' in `datasets` {sorted(params.datasets)}")
+                faults.append(f"{key}.{field}: no data set '{name}' in `datasets` {sorted(params.datasets)}")
+        for field, name in named_by(method, "trainings").items():
+            if name not in trained:
+                faults.append(f"{key}.{field}: no training '{name}' in `trainings` {trained}")
+    if DENSE in params.trainings:
+        faults.append(f"trainings.{DENSE}: this name is taken by the main training; give it another")
     for key, train in [("train", params.train), *((f"trainings.{n}", t) for n, t in params.trainings.items())]:
         for role, name in train.models.items():
             if name not in params.trainings:
@@ -207,12 +240,27 @@ def _reference_faults(params: Params) -> list[str]:
     return faults
 
 
-def dataset_fields(method: Any) -> dict[str, str]:
-    """The fields of a method that name a further data set, and the names."""
+def _everywhere(params: Params) -> list[tuple[str, Any]]:
+    """The methods that may name data sets and trainings, with their keys."""
+    section = params.attribute
+    lists = {
+        **{f"compress.{name}": links for name, links in params.compress.items()},
+        **{f"attribute.{slot}": getattr(section, slot) for slot in ("saliency", "agreement", "audit")},
+        "evaluate": params.evaluate,
+    }
+    found = [(f"{key}.{i}", method) for key, methods in lists.items() for i, method in enumerate(methods)]
+    return found if params.predict is None else [*found, ("predict", params.predict)]
+
+
+def named_by(method: Any, what: str) -> dict[str, str]:
+    """The fields of a method that name one of `datasets` or `trainings` (and `dense`), and the names; a
+    field that is empty names none."""
     return {
         name: getattr(method, name)
         for name, info in type(method).model_fields.items()
-        if isinstance(info.json_schema_extra, dict) and info.json_schema_extra.get("names") == "datasets"
+        if isinstance(info.json_schema_extra, dict)
+        and info.json_schema_extra.get("names") == what
+        and getattr(method, name)
     }
 
 

@@ -11,11 +11,13 @@ from typing import Any
 
 from assay.plugins import registry
 from assay.tasks import cells as c
+from assay.tasks.askable import effective
 from assay.tasks.cells import Cell, Env, Ref
-from assay.tasks.params import Params, Train, dataset_fields, labels
+from assay.tasks.job import MODEL
+from assay.tasks.params import DENSE, Params, Train, labels, named_by
 from assay.tasks.versions import source_digest
 
-RANDOM, DENSE = "random", "dense"
+RANDOM = "random"
 
 
 @dataclass
@@ -30,6 +32,7 @@ class Plan:
     env: Env
     cells: dict[str, Cell] = field(default_factory=dict)
     data: dict[str, Ref] = field(default_factory=dict)
+    trainings: dict[str, Ref] = field(default_factory=dict)
     models: dict[str, Ref] = field(default_factory=dict)
     chains: dict[str, list[Ref]] = field(default_factory=dict)
     gives: dict[str, frozenset[str]] = field(default_factory=dict)
@@ -72,7 +75,9 @@ class Plan:
 def make_plan(params: Params, project: Path, device: str) -> Plan:
     """Plans a run. Reads no data; a source that was never materialised is in `unseen` and gets a
     provisional key."""
-    plan = Plan(params, Env(device, params.threads, str(project.resolve())))
+    planned, skipped = effective(params)
+    plan = Plan(planned, Env(device, params.threads, str(project.resolve())), skipped=skipped)
+    params = planned
     plan.data["main"] = _prepare(plan, "prepare", params.prepare, project)
     for name, steps in params.datasets.items():
         plan.data[name] = _prepare(plan, f"datasets.{name}", steps, project)
@@ -97,17 +102,9 @@ def _prepare(plan: Plan, label: str, steps: Sequence[Any], project: Path) -> Ref
     )
     for i, transform in enumerate(transforms, 1):
         short = registry.method_id(transform).removeprefix("prepare/")
-        spec = {"method": c.entry(transform), "seed": plan.params.section_seed("prepare")}
-        cell = c.make(
-            "prepare",
-            "prepare/transform",
-            f"{label} {i} {short}",
-            "assay.tasks.data:transform",
-            spec,
-            {"data": ref},
-            plan.env,
-        )
-        ref = plan.add(cell)
+        seed, train_seed = plan.params.section_seed("prepare"), plan.params.section_seed("train")
+        recipe = c.recipe_spec(plan.params.train)
+        ref = plan.add(c.transform_cell(f"{label} {i} {short}", transform, seed, ref, plan.env, recipe, train_seed))
     return ref
 
 
@@ -117,6 +114,7 @@ def _train(plan: Plan) -> None:
         name: plan.add(c.training_cell(f"train {name}", c.recipe_spec(t), _seed(params, t), data, plan.env))
         for name, t in params.trainings.items()
     }
+    plan.trainings.update(further)
     models = {role: further[name] for role, name in params.train.models.items()}
     recipe, seed = c.recipe_spec(params.train), params.section_seed("train")
     plan.models[DENSE] = plan.add(c.training_cell("train dense", recipe, seed, data, plan.env, None, models))
@@ -147,22 +145,15 @@ def _compress(plan: Plan) -> None:
             id = registry.method_id(link)
             label = f"compress {variant} {i} {id.removeprefix('compress/')}"
             spec: dict[str, Any] = {"method": c.entry(link), "seed": params.section_seed("compress")}
-            inputs = {"model": ref, "data": plan.data["main"]}
+            inputs = {"model": ref, "data": plan.data["main"], **_named(plan, link)}
             if c.takes_lab(link.fit):
                 spec.update(recipe={**recipe, "keep": []}, train_seed=train_seed)
-                asked = c.ask_cells(
-                    f"{label} training",
-                    link.asks(),
-                    spec["recipe"],
-                    train_seed,
-                    plan.data["main"],
-                    ref,
-                    plan.env,
-                    "compress",
+                chains = c.ask_cells(
+                    f"{label} training", link.asks(), spec["recipe"], train_seed, plan.env, "compress", inputs
                 )
-                for cell in asked:
+                for cell in (cell for asked in chains for cell in asked):
                     plan.add(cell)
-                inputs.update({f"ask:{n}": cell.ref for n, cell in enumerate(asked)})
+                inputs.update({f"ask:{n}": asked[-1].ref for n, asked in enumerate(chains)})
             ref = plan.add(
                 c.make("compress", id.rsplit("/", 1)[0], label, "assay.tasks.compress:link", spec, inputs, plan.env)
             )
@@ -202,20 +193,43 @@ def _attribute(plan: Plan) -> None:
             )
 
 
-def _subject(plan: Plan, model: str) -> dict[str, Ref]:
-    return {"model": plan.models[model], "dense": plan.models[DENSE], "data": plan.data["main"]}
+def _subject(plan: Plan, model: str, *methods: Any) -> dict[str, Ref]:
+    """The inputs of a cell that looks at a model, with what `predict` and these methods name."""
+    inputs = {"model": plan.models[model], "dense": plan.models[DENSE], "data": plan.data["main"]}
+    for method in (*methods, plan.params.predict):
+        inputs.update({} if method is None else _named(plan, method))
+    return inputs
+
+
+def _named(plan: Plan, method: Any) -> dict[str, Ref]:
+    """The inputs that a method's parameters name: further data sets and trainings."""
+    trained = {**plan.trainings, DENSE: plan.models[DENSE]} if DENSE in plan.models else plan.trainings
+    return {
+        **{f"data:{name}": plan.data[name] for name in named_by(method, "datasets").values()},
+        **{f"{MODEL}{name}": trained[name] for name in named_by(method, "trainings").values()},
+    }
+
+
+def _predict(plan: Plan) -> dict[str, Any]:
+    """The part of a cell's spec that says how the model predicts, where that is a method's business."""
+    return {} if plan.params.predict is None else {"predict": c.entry(plan.params.predict)}
 
 
 def _saliency(plan: Plan, model: str, label: str, method: Any) -> Ref:
     section = plan.params.attribute
-    spec = {"method": c.entry(method), "images": section.images, "seed": plan.params.section_seed("attribute")}
+    spec = {
+        "method": c.entry(method),
+        "images": section.images,
+        "seed": plan.params.section_seed("attribute"),
+        **_predict(plan),
+    }
     cell = c.make(
         "attribute",
         "attribute/saliency",
         f"attribute {model} {label}",
         "assay.tasks.attribute:saliency",
         spec,
-        _subject(plan, model),
+        _subject(plan, model, method),
         plan.env,
         f"attribute {model}",
     )
@@ -244,11 +258,12 @@ def _audit(plan: Plan, model: str, label: str, name: str, method: Any, saliency:
         "saliency": c.entry(saliency),
         "images": section.images,
         "seed": plan.params.section_seed("attribute"),
+        **_predict(plan),
     }
     if c.takes_lab(method.audit):
         recipe = c.recipe_spec(plan.params.train)
         spec.update(recipe={**recipe, "keep": []}, train_seed=plan.params.section_seed("train"))
-    inputs = {**_subject(plan, model), "attribution": plan.saliency[model, label]}
+    inputs = {**_subject(plan, model, method, saliency), "attribution": plan.saliency[model, label]}
     cell = c.make(
         "attribute",
         "attribute/audit",
@@ -273,13 +288,12 @@ def _evaluate(plan: Plan) -> None:
             machine = "machine" in method.card.needs
             if machine and model in plan.reseeded:
                 continue
-            inputs = {**_subject(plan, model)}
+            inputs = _subject(plan, model, method)
             if exported and (int8 or "runtime" in method.card.needs):
                 inputs["exported"] = exported
             if "peers" in method.card.needs:
                 inputs.update({f"peer:{name}": plan.models[name] for name in plan.reseeded})
-            inputs.update({f"data:{name}": plan.data[name] for name in dataset_fields(method).values()})
-            spec = {"method": c.entry(method), "seed": plan.params.section_seed("evaluate")}
+            spec = {"method": c.entry(method), "seed": plan.params.section_seed("evaluate"), **_predict(plan)}
             cell = c.make(
                 "evaluate",
                 "/".join(registry.method_id(method).split("/")[:-1]),

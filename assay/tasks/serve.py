@@ -64,7 +64,7 @@ def predict_images(folder: Path, paths: Sequence[Path], device: str) -> tuple[li
     split = preprocess(new, card.preprocessing).splits["new"]
     batch = split.batch(slice(0, len(split))).to(device)
     model = load_model(folder).to(device)
-    prediction = predict_rows(model, batch)
+    prediction = predict_rows(model, batch, card.spec)
     probabilities = torch.softmax(prediction, dim=1).tolist()
     target = problem_of(card.spec).target(prediction)
     rows = [

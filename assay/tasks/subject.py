@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from assay.plugins import registry
-from assay.plugins.contract import Attribution, Batch, Context, Data, DataSpec, Scorer, Subject
-from assay.tasks.artifacts import load_card, load_data, load_model, load_steps, preprocess, trajectory
+from assay.plugins.contract import Attribution, Batch, Context, Data, DataSpec, NotAuditable, Predictor, Scorer, Subject
+from assay.tasks.artifacts import checkpoints, load_card, load_data, load_model, load_steps, preprocess, trajectory
 from assay.tasks.export import session
-from assay.tasks.job import seed_for
+from assay.tasks.job import MODEL, Job, context, seed_for
 
 PREDICT_ROWS = 256
 
@@ -40,15 +41,75 @@ def as_served(folder: Path, model: Path) -> Data:
     return data if load_steps(folder / "preprocessing") else preprocess(data, load_card(model).preprocessing)
 
 
+@dataclass(frozen=True)
+class Inference:
+    """How a run's models predict: by a method of the slot `predict`, or by their own pass where that is None.
+
+    `models` are the named models that the method may ask, each with its artifact's folder.
+    """
+
+    method: Any = None
+    seed: int = 0
+    models: tuple[tuple[str, Path], ...] = ()
+    device: str = "cpu"
+
+    @property
+    def plain(self) -> bool:
+        """Whether a prediction is the model's own pass."""
+        return self.method is None
+
+    def __call__(self, model: nn.Module, batch: Batch, spec: DataSpec) -> Tensor:
+        """Predictions of a batch, with gradients where there are any."""
+        if self.method is None:
+            own: Tensor = model(batch.x)
+            return own
+        ctx = context(self.seed, self.method.method_name(), spec, torch.device(self.device))
+        ctx.models = {name: cached_model(path, self.device).requires_grad_(False) for name, path in self.models}
+        found: Tensor = self.method.predict(model, batch, ctx)
+        return found
+
+    def module(self, model: nn.Module, spec: DataSpec) -> nn.Module:
+        """The model as attributions see it. Raises NotAuditable where the method leaves no gradient."""
+        if self.method is None:
+            return model
+        if "grad" in self.method.card.drops:
+            raise NotAuditable(f"its predictions come from {self.method.method_name()}, which has no gradient")
+        return Predicting(model, self, spec)
+
+
+def inference_of(job: Job) -> Inference:
+    """How the models of a cell predict."""
+    if "predict" not in job.spec:
+        return Inference()
+    named = tuple((r.removeprefix(MODEL), path) for r, path in sorted(job.inputs.items()) if r.startswith(MODEL))
+    return Inference(job.method("predict"), int(job.spec["seed"]), named, str(job.device))
+
+
+class Predicting(nn.Module):
+    """A model that predicts through a method; its submodules are the model's own, so that taps find them."""
+
+    def __init__(self, model: nn.Module, inference: Inference, spec: DataSpec):
+        super().__init__()
+        for name, child in model.named_children():
+            self.add_module(name, child)
+        self._given = (model, inference, spec)  # in a tuple: the model is not one more submodule
+        self.train(model.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Inputs to predictions; draws depend on an input's place in the batch."""
+        model, inference, spec = self._given
+        return inference(model, Batch({"index": torch.arange(len(x), device=x.device), "x": x}), spec)
+
+
 @functools.lru_cache(maxsize=8)
-def cached_images(dense: Path, data: Path, count: int, seed: int, device: str) -> Batch:
+def cached_images(dense: Path, data: Path, count: int, seed: int, device: str, inference: Inference) -> Batch:
     """The audited part of the test split: a seeded draw, with the dense model's prediction as `target`."""
     test = cached_data(data).test
     order = np.random.default_rng(seed_for(seed, "images")).permutation(len(test))[:count]
     batch = test.batch(np.sort(order)).to(device)
     model = cached_model(dense, device)
     spec = load_card(dense).spec
-    prediction = predict_rows(model, batch)
+    prediction = predict_rows(model, batch, spec, inference)
     return batch.replace(target=problem_of(spec).target(prediction).to(device))
 
 
@@ -57,11 +118,19 @@ def problem_of(spec: DataSpec) -> Any:
     return registry.make("problems", spec.problem)
 
 
-def predict_rows(model: nn.Module, batch: Batch) -> Tensor:
+def predict_rows(model: nn.Module, batch: Batch, spec: DataSpec, inference: Inference = Inference()) -> Tensor:
     """Predictions on the CPU, without gradients, a bounded number of rows at a time."""
-    with torch.inference_mode():
-        parts = [model(batch.x[i : i + PREDICT_ROWS]).cpu() for i in range(0, batch.size, PREDICT_ROWS)]
+    guard = torch.inference_mode if inference.plain else torch.no_grad  # a method may need gradients inside
+    with guard():
+        rows = [batch.take(slice(i, i + PREDICT_ROWS)) for i in range(0, batch.size, PREDICT_ROWS)]
+        parts = [inference(model, part, spec).detach().cpu() for part in rows]
     return torch.cat(parts).clone()
+
+
+def predictor(model: nn.Module, spec: DataSpec, inference: Inference) -> Predictor:
+    """A model's predictions of a batch, wherever the model is."""
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    return lambda batch: predict_rows(model, batch.to(device), spec, inference)
 
 
 def scorer(spec: DataSpec) -> Scorer:
@@ -80,6 +149,7 @@ def make_subject(
     device: torch.device,
     images: Batch | None = None,
     explain: Callable[[nn.Module, Batch], Attribution] | None = None,
+    inference: Inference = Inference(),
 ) -> Subject:
     """The subject of a cell's inputs: `model`, `data`, maybe `exported`, `data:<name>`, `peer:<name>`, and
     `dense`, which becomes the reference."""
@@ -91,16 +161,17 @@ def make_subject(
         if role.startswith("data:"):
             data[role.removeprefix("data:")] = as_served(path, folder)
     exported = inputs["exported"] / "model.onnx" if "exported" in inputs else None
-    kernels = session(exported, 1) if exported is not None and "int8" in card.gives else None
+    kernels = session(exported, 1) if exported is not None and "int8" in card.gives and inference.plain else None
 
     def predict(batch: Batch) -> Tensor:
         if kernels is None:
-            return predict_rows(model, batch.to(device))
+            return predict_rows(model, batch.to(device), card.spec, inference)
         return torch.from_numpy(np.concatenate([kernels(part.numpy()) for part in batch.x.split(PREDICT_ROWS)]))
 
     reference = None
     if inputs.get("dense", folder) != folder:
-        reference = make_subject({"model": inputs["dense"], "data": inputs["data"]}, device, images)
+        dense = {"model": inputs["dense"], "data": inputs["data"]}
+        reference = make_subject(dense, device, images, inference=inference)
     return Subject(
         model=model,
         predict=predict,
@@ -110,7 +181,7 @@ def make_subject(
         score=scorer(card.spec),
         reference=reference,
         peers=[cached_model(path, str(device)) for role, path in inputs.items() if role.startswith("peer:")],
-        trajectory=lambda: trajectory(folder),
+        trajectory=(lambda: trajectory(folder)) if checkpoints(folder) else None,
         explain=explain,
         exported=exported,
         runtime=(lambda threads: session(exported, threads)) if exported is not None else None,
@@ -119,7 +190,7 @@ def make_subject(
 
 
 def explainer(
-    method: Any, seed: int, spec: DataSpec, device: torch.device
+    method: Any, seed: int, spec: DataSpec, device: torch.device, inference: Inference = Inference()
 ) -> Callable[[nn.Module, Batch], Attribution]:
     """A saliency method as a function of a model and a batch, with its own seeded draws each time."""
     score = scorer(spec)
@@ -127,7 +198,7 @@ def explainer(
     def explain(model: nn.Module, batch: Batch) -> Attribution:
         own = seed_for(seed, method.method_name())
         ctx = Context(rng=torch.Generator().manual_seed(own), spec=spec, seed=own, device=device)
-        result: Attribution = method.attribute(model, batch, score, ctx)
+        result: Attribution = method.attribute(inference.module(model, spec), batch, score, ctx)
         return result
 
     return explain

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from assay.plugins import registry
-from assay.plugins.contract import AssayError, Batch, Bound, Context, Data, Split, State, Terms, to_tensor
+from assay.plugins.contract import AssayError, Batch, Bound, Context, Data, Learner, Split, State, Terms, to_tensor
 from assay.tasks.artifacts import (
     ModelCard,
     load_card,
@@ -129,20 +129,7 @@ class Training:
 
     def bind(self, method: Any, name: str) -> Bound:
         """A method with its own context, seeded by its place and name."""
-        ctx = self.job.context(self.data.spec, f"{name}:{method.method_name()}")
-        ctx.models = self.models
-        return Bound(method, ctx, name)
-
-    @property
-    def models(self) -> dict[str, nn.Module]:
-        """The named, frozen models (teachers, guides, judges) among the inputs."""
-        if not hasattr(self, "_models"):
-            self._models = {
-                role.removeprefix("model:"): load_model(folder).to(self.device).requires_grad_(False)
-                for role, folder in self.job.inputs.items()
-                if role.startswith("model:")
-            }
-        return self._models
+        return Bound(method, self.job.context(self.data.spec, f"{name}:{method.method_name()}"), name)
 
     def make_terms(self, precision: str) -> Terms:
         """The terms of the recipe, bound."""
@@ -327,9 +314,9 @@ class Training:
     def validate(self) -> dict[str, float]:
         """The mean error on the split `validation`, where the data have one."""
         split = self.data.splits.get("validation")
-        if split is None:
-            return {}
         problem = registry.make("problems", self.data.spec.problem)
+        if split is None or problem.samples:
+            return {}
         with self.deployed() as model, torch.no_grad():
             training = model.training
             model.eval()
@@ -376,6 +363,11 @@ def initial_model(data: Data, recipe: Recipe, seed: int, folder: Path) -> tuple[
         record = edit.fit(model, data, ctx)
         model = edit.apply(model, record)
         edits.append(step_of(edit, record))
+    learner = recipe.one("learner")
+    if type(learner).apply is not Learner.apply:  # its network is another than the recipe's model
+        record = learner.fit(model, data, ctx)
+        model = learner.apply(model, record)
+        edits.append(step_of(learner, record))
     return model, ModelCard(
         spec=data.spec, model=step_of(method), edits=edits, preprocessing=load_steps(folder / "preprocessing")
     )

@@ -220,8 +220,17 @@ BROKEN = [
             card = Card(title="Bad")
             def evaluate(self, subject, ctx):
                 raise NotAuditable
-     """, {"result", "subject_untouched", "subject_untouched_after_an_exception", "same_result", "any_batch_size",
-           "example_independence"}),
+     """, {"result", "names", "subject_untouched", "subject_untouched_after_an_exception", "same_result",
+           "any_batch_size", "example_independence"}),
+    ("evaluate.accuracy", "other_names", """
+        class Bad(Evaluator):
+            '''Announces another number than it gives.'''
+            card = Card(title="Bad")
+            def numbers(self):
+                return ("m",)
+            def evaluate(self, subject, ctx):
+                return Result({"n": Number(0.5, "", 1, "a half")})
+     """, {"names"}),
     ("compress.prune", "recomputes", """
         class Bad(Link):
             '''Decides again when applied, by the weights that it finds.'''

@@ -97,6 +97,15 @@ def result(case: Case) -> None:
 
 
 @promise(*JUDGES)
+def names(case: Case) -> None:
+    """The numbers are those that `numbers` announces, where it announces any, in that order."""
+    announced = case.method.numbers()
+    for _, _, found in results(case):
+        given = tuple(found.numbers)
+        demand(not announced or given == announced, f"{announced} announced, {given} given")
+
+
+@promise(*JUDGES)
 def subject_untouched(case: Case) -> None:
     """Models, data, images and peers are as they were."""
     for world, given, _ in results(case):

@@ -70,6 +70,9 @@ class Deletion(Audit):
     canvas: Literal["zero", "mean", "blur"] = Field("blur", description="what pixels not yet inserted are in insertion")
     sigma: float = Field(5.0, gt=0, le=100, description="standard deviation of `blur`, in pixels")
 
+    def numbers(self) -> tuple[str, ...]:
+        return ("deletion", "insertion")
+
     def audit(self, subject: Subject, attribution: Attribution, ctx: Context) -> Result:
         """Two areas in [0, 1] and the mean curves (steps + 1,). Raises NotAuditable where the maps do not
         cover the inputs."""

@@ -28,6 +28,9 @@ class MaskShare(Audit):
         modality=("image",),
     )
 
+    def numbers(self) -> tuple[str, ...]:
+        return ("share", "area")
+
     def audit(self, subject: Subject, attribution: Attribution, ctx: Context) -> Result:
         """`share`, one value an image. Raises NotAuditable where there is no mask of the maps' shape, or
         every map is zero."""

@@ -90,6 +90,9 @@ class Randomisation(Audit):
     )
     images: int = Field(64, ge=1, description="at most so many of the audited images")
 
+    def numbers(self) -> tuple[str, ...]:
+        return ("agreement",)
+
     def audit(self, subject: Subject, attribution: Attribution, ctx: Context) -> Result:
         """`agreement` after full randomisation and the curve over the stages. Raises NotAuditable where the
         saliency cannot be recomputed or no map's rank correlation is defined."""

@@ -23,6 +23,9 @@ class Top1(Evaluator):
 
     card = Card(title="Top-1 accuracy", problems=("classification",))
 
+    def numbers(self) -> tuple[str, ...]:
+        return ("top1",)
+
     def evaluate(self, subject: Subject, ctx: Context) -> Result:
         split = subject.data["main"].test
         logits = predictions(subject, split, ctx)

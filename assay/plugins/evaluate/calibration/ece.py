@@ -71,6 +71,9 @@ class ECE(Evaluator):
     bins: int = Field(15, ge=1, le=1000, description="number of confidence bins")
     scheme: Scheme = Field("equal_width", description="bins of equal width, or with equally many examples")
 
+    def numbers(self) -> tuple[str, ...]:
+        return ("ece", "nll", "brier")
+
     def evaluate(self, subject: Subject, ctx: Context) -> Result:
         split = subject.data["main"].test
         logits, y = predictions(subject, split, ctx), labels(split)

@@ -56,6 +56,9 @@ class Latency(Evaluator):
             raise ValueError(f"batches must be different sizes of at least 1, not {list(self.batches)}")
         return self
 
+    def numbers(self) -> tuple[str, ...]:
+        return tuple(f"b{size}{end}" for size in self.batches for end in ("", "_p95"))
+
     def evaluate(self, subject: Subject, ctx: Context) -> Result:
         if subject.runtime is None:
             raise NotAuditable("the model has no exported file to run")

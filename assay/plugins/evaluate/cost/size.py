@@ -58,6 +58,9 @@ class Size(Evaluator):
 
     card = Card(title="Size of the exported model", needs=("runtime",))
 
+    def numbers(self) -> tuple[str, ...]:
+        return ("bytes", "parameters", "nonzeros", "macs")
+
     def evaluate(self, subject: Subject, ctx: Context) -> Result:
         if subject.exported is None:
             raise NotAuditable("the model has no exported file")

@@ -47,6 +47,10 @@ def fpr95(known: np.ndarray, further: np.ndarray) -> float:
     return float((further <= np.sort(known)[accepted - 1]).mean())
 
 
+DETECTION = ("auroc", "fpr95")
+"""The names of a detector's numbers."""
+
+
 def detection(known: np.ndarray, further: np.ndarray, score: str) -> Result:
     """The numbers of a detector from its scores of the main test split and of the further one.
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from assay.plugins.contract import Card, Context, DataSpec, Evaluator, Field, NotAuditable, Result, Split, Subject
 from assay.plugins.evaluate._common import labels, pixels
-from assay.plugins.evaluate.ood._common import detection, further_split
+from assay.plugins.evaluate.ood._common import DETECTION, detection, further_split
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,9 @@ class Mahalanobis(Evaluator):
     max_train: int = Field(10_000, ge=2, description="training examples to fit on, drawn by the seed")
     shrinkage: float = Field(0.0, ge=0, le=1, description="share of the covariance replaced by a sphere of equal trace")
     noise: float = Field(0.0, ge=0, description="size of the input preprocessing, in pixel units; 0 leaves it out")
+
+    def numbers(self) -> tuple[str, ...]:
+        return DETECTION
 
     def evaluate(self, subject: Subject, ctx: Context) -> Result:
         further = further_split(subject, self.ood)

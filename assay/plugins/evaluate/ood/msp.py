@@ -7,7 +7,7 @@ from torch import Tensor
 
 from assay.plugins.contract import Card, Context, Evaluator, Field, Result, Subject
 from assay.plugins.evaluate._common import predictions
-from assay.plugins.evaluate.ood._common import detection, further_split
+from assay.plugins.evaluate.ood._common import DETECTION, detection, further_split
 
 
 def unsureness(logits: Tensor) -> np.ndarray:
@@ -33,6 +33,9 @@ class MSP(Evaluator):
     ood: str = Field(
         "ood", min_length=1, description="name of the further data set", json_schema_extra={"names": "datasets"}
     )
+
+    def numbers(self) -> tuple[str, ...]:
+        return DETECTION
 
     def evaluate(self, subject: Subject, ctx: Context) -> Result:
         further = further_split(subject, self.ood)

@@ -144,6 +144,9 @@ class PGD(Evaluator):
     random_start: bool = Field(True, description="start from a random point of the ball, not from the example")
     examples: int = Field(256, ge=1, description="number of test examples, drawn by the seed; all if there are fewer")
 
+    def numbers(self) -> tuple[str, ...]:
+        return ("robust", "clean", "masked")
+
     def evaluate(self, subject: Subject, ctx: Context) -> Result:
         split = subject.data["main"].test
         chosen = torch.randperm(len(split), generator=ctx.rng)[: self.examples].sort().values

@@ -41,17 +41,45 @@ def plain_step(state: State, batch: Batch) -> Tensor:
     return loss.detach()
 
 
+def closure_step(state: State, batch: Batch) -> Tensor:
+    """The update of an optimizer that makes the gradients itself, and may differentiate them; the mean
+    loss, detached."""
+    optimizer = state.optimizers["main"]
+    graph = "graph" in state.terms.optimizer.card.needs
+
+    def closure() -> Tensor:
+        optimizer.zero_grad(set_to_none=True)
+        if state.terms.around:
+            return surrounded_gradients(state, batch)
+        with state.terms.autocast():
+            loss = mean_loss(state.terms.losses(state.model, batch))
+        loss.backward(create_graph=graph)
+        return loss
+
+    loss: Tensor = optimizer.step(closure)  # type: ignore[assignment, arg-type]
+    optimizer.zero_grad(set_to_none=True)  # gradients that hold a graph hold themselves
+    for bound in state.terms.around:
+        bound.method.after(state, bound.ctx)
+    return loss.detach()
+
+
+def surrounded_gradients(state: State, batch: Batch) -> Tensor:
+    """Puts the gradients that the arounds make of the batch's into `.grad`; the mean loss, detached."""
+    result = surrounded(state, state.terms.around, batch)
+    for parameter, gradient in zip(state.parameters(), result.grads, strict=True):
+        parameter.grad = None if gradient is None else laid_out_like(gradient, parameter)
+    return result.losses.detach().mean()
+
+
 def surrounded_step(state: State, batch: Batch) -> Tensor:
     """The update with the gradients that the arounds make of the batch's; the mean loss, detached."""
     optimizer = state.optimizers["main"]
     optimizer.zero_grad(set_to_none=True)
-    result = surrounded(state, state.terms.around, batch)
-    for parameter, gradient in zip(state.parameters(), result.grads, strict=True):
-        parameter.grad = None if gradient is None else laid_out_like(gradient, parameter)
+    loss = surrounded_gradients(state, batch)
     optimizer.step()
     for bound in state.terms.around:
         bound.method.after(state, bound.ctx)
-    return result.losses.detach().mean()
+    return loss
 
 
 def surrounded(state: State, around: Sequence[Bound], batch: Batch, given: Tensor | None = None) -> Gradients:
@@ -116,5 +144,7 @@ class Backprop(Learner):
         """One update in training mode; `loss` is the batch's mean loss before it, not synchronised."""
         if not state.model.training:  # walking all modules at each step would cost a small model 2 %
             state.model.train()
+        if "closure" in state.terms.optimizer.card.needs:
+            return {"loss": closure_step(state, batch)}
         update = surrounded_step if state.terms.around else plain_step
         return {"loss": update(state, batch)}

@@ -16,9 +16,9 @@ import pytest
 import assay
 from assay.flows import api
 from assay.plugins.attribute.audit.deletion import Deletion
-from assay.plugins.contract import Ask, Attribution, BadInput, Context, Lab, Number, Result, Subject
+from assay.plugins.contract import Ask, Attribution, Context, Lab, Number, Result, Subject
 from assay.tasks.artifacts import load_result
-from assay.tasks.cells import Cell, Env, Ref, ask_cells, recipe_spec
+from assay.tasks.cells import Cell
 from assay.tasks.compute import Outcome, compute_one
 from tests.conftest import SMALL
 
@@ -62,22 +62,6 @@ def test_an_edit_within_one_process(tmp_path: Path) -> None:
     assert first["train dense"] != edited["train dense"]
     assert first["prepare 1 transform/subset"] == edited["prepare 1 transform/subset"]
     assert (before, after) == (False, True)
-
-
-def test_an_ask_with_transforms_is_refused(tmp_path: Path) -> None:
-    session = api.open_session(copy.deepcopy(SMALL), project=tmp_path)
-    ask = Ask(transforms=[{"name": "transform/label_noise", "rate": 0.9}])
-    with pytest.raises(BadInput, match=r"an audit: .*transforms"):
-        ask_cells(
-            "an audit",
-            [ask],
-            recipe_spec(session.params.train),
-            0,
-            Ref("prepare/transform", "0" * 32),
-            None,
-            Env("cpu", 1, str(tmp_path)),
-            "attribute",
-        )
 
 
 def retrains(self: Deletion, subject: Subject, attribution: Attribution, ctx: Context, lab: Lab) -> Result:

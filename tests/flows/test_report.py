@@ -128,7 +128,7 @@ class World:
 def images(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first images of the test split, without a model to ask for its predictions."""
 
-    def first(dense: Path, data: Path, count: int, seed: int, device: str) -> Any:
+    def first(dense: Path, data: Path, count: int, seed: int, device: str, inference: Any) -> Any:
         batch = artifacts.load_data(data).test.batch(slice(count))
         return batch.replace(target=batch.y)
 

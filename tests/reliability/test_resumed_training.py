@@ -13,6 +13,7 @@ import torch
 from assay.plugins.contract import Data, DataSpec, Split
 from assay.tasks import training
 from assay.tasks.artifacts import save_data
+from assay.tasks.askable import effective
 from assay.tasks.cells import recipe_spec
 from assay.tasks.checkpoint import load_checkpoint, save_checkpoint
 from assay.tasks.job import Job, prepare_process
@@ -62,7 +63,7 @@ def recipe(changes: dict[str, Any]) -> dict[str, Any]:
     train.setdefault("optimizer", {"name": "adamw", "lr": 0.01})
     train["batches"] = {"name": "shuffled", "size": BATCH}
     params: Params = validate({"prepare": ["source/digits"], "train": train, "compress": {}})
-    return recipe_spec(params.train)
+    return recipe_spec(effective(params)[0].train)
 
 
 def train(folder: Path, data: Path, spec: dict[str, Any], stop_at: int | None = None) -> None:

@@ -18,6 +18,7 @@ from assay.plugins.contract import Data, DataSpec, Split
 from assay.plugins.values import AssayError, BadInput
 from assay.tasks import training, versions
 from assay.tasks.artifacts import save_data
+from assay.tasks.askable import effective
 from assay.tasks.cells import recipe_spec
 from assay.tasks.checkpoint import DamagedCheckpoint, load_checkpoint, resume_from, save_checkpoint
 from assay.tasks.clean import removable, remove
@@ -294,7 +295,7 @@ def test_a_training_with_a_damaged_state_starts_anew(tmp_path: Path) -> None:
         for name in ("train", "validation", "test")
     }
     save_data(tmp_path / "data", Data(spec=DataSpec(shape=(1, 8, 8), classes=tuple("abcd")), splits=splits))
-    spec = {"recipe": recipe_spec(validate(PARAMS).train), "seed": 0}
+    spec = {"recipe": recipe_spec(effective(validate(PARAMS))[0].train), "seed": 0}
     weights = {}
     for name in ("whole", "damaged"):
         work = tmp_path / name

@@ -7,6 +7,7 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from markupsafe import Markup
@@ -14,11 +15,12 @@ from markupsafe import Markup
 from assay.plugins.values import Batch, DataSpec
 from assay.tasks.artifacts import load_attribution, load_result, not_auditable, read_json
 from assay.tasks.cells import Ref
+from assay.tasks.job import Job
 from assay.tasks.params import labels
 from assay.tasks.plan import DENSE, RANDOM, Plan
 from assay.tasks.report.svg import tag
 from assay.tasks.store import Store
-from assay.tasks.subject import cached_images
+from assay.tasks.subject import cached_images, inference_of
 
 ROWS = 6
 SIDE = 96
@@ -144,7 +146,10 @@ def gallery(plan: Plan, store: Store) -> Gallery:
         return Gallery([], [], "no saliency method was asked for")
     main, dense = plan.data["main"], plan.models[DENSE]
     folders = [store.folder(ref.slot, ref.key) for ref in (dense, main)]
-    images = cached_images(folders[0], folders[1], section.images, plan.params.section_seed("attribute"), "cpu")
+    cell = plan.cells[plan.saliency[DENSE, labels(section.saliency)[0]].key]
+    inputs = {role: store.folder(ref.slot, ref.key) for role, ref in cell.inputs.items()}
+    inference = inference_of(Job(cell.spec, inputs, Path(), Path()))
+    images = cached_images(folders[0], folders[1], section.images, int(cell.spec["seed"]), "cpu", inference)
     meta = read_json(folders[1] / "dataset.json")
     spec = DataSpec(**meta["spec"])
     if images.x.ndim != 4:

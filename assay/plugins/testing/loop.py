@@ -144,8 +144,12 @@ def resumes(world: World, start: Callable[[], tuple[State, Context]], step: Step
 def differentiate(state: State) -> NextGradients:
     """The innermost gradient evaluation."""
 
-    def next(batch: Batch, weights: Tensor | None = None, terms: Terms | None = None) -> Gradients:
+    def next(batch: Batch, weights: Tensor | None = None, terms: Terms | None = None, apart: bool = False) -> Gradients:
         losses = (terms or state.terms).losses(state.model, batch)
+        if apart:
+            each, rows = losses if weights is None else losses * weights, torch.eye(len(losses))
+            found = torch.autograd.grad(each, state.parameters(), rows, allow_unused=True, is_grads_batched=True)
+            return Gradients(losses.detach(), list(found))
         grads = torch.autograd.grad(mean_loss(losses, weights), state.parameters(), allow_unused=True)
         return Gradients(losses.detach(), list(grads))
 

@@ -206,15 +206,15 @@ def _plugins() -> Iterator[tuple[str, bool, str]]:
 # clean
 
 
-def clean(params: Path, older_than: float, keep_gb: float, dry_run: bool) -> None:
+def clean(params: Path, older_than: float | None, keep_gb: float | None, dry_run: bool) -> None:
     """Removes artifacts by age of last use or until the store is small enough, and so what was set aside
     as damaged and what was left by work that nobody took up again."""
     from assay.flows.session import open_session
     from assay.tasks.clean import removable, remove
 
-    if not older_than and not keep_gb:
+    if older_than is None and keep_gb is None:
         raise BadInput("say what may go: --older-than DAYS, --keep-gb SIZE, or both")
-    if older_than < 0 or keep_gb < 0:
+    if (older_than or 0) < 0 or (keep_gb or 0) < 0:
         raise BadInput("--older-than and --keep-gb cannot be negative")
     session = open_session(params)
     console = Console(stderr=True)

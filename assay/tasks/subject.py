@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from assay.plugins import registry
-from assay.plugins.contract import Attribution, Batch, Context, Data, DataSpec, Scorer, Subject
-from assay.tasks.artifacts import load_card, load_data, load_model, load_steps, preprocess, trajectory
-from assay.tasks.export import session
+from assay.plugins.contract import Attribution, Batch, Context, Data, DataSpec, Predictor, Scorer, Subject
+from assay.tasks.artifacts import ModelCard, load_card, load_data, load_model, load_steps, preprocess, trajectory
+from assay.tasks.export import export_onnx, session
 from assay.tasks.job import seed_for
 
 PREDICT_ROWS = 256
@@ -60,8 +61,34 @@ def problem_of(spec: DataSpec) -> Any:
 def predict_rows(model: nn.Module, batch: Batch) -> Tensor:
     """Predictions on the CPU, without gradients, a bounded number of rows at a time."""
     with torch.inference_mode():
-        parts = [model(batch.x[i : i + PREDICT_ROWS]).cpu() for i in range(0, batch.size, PREDICT_ROWS)]
+        parts = [model(part).cpu() for part in batch.x.split(PREDICT_ROWS)]
     return torch.cat(parts).clone()
+
+
+def deployed(card: ModelCard, load: Callable[[], nn.Module], exported: Path | None = None) -> Predictor:
+    """A model artifact's predictions as they are where it is deployed, on the CPU: of onnxruntime's kernels
+    where it is int8, else of the module that `load` gives, on that module's device.
+
+    `exported` is the artifact's ONNX file; an int8 model without one is exported when it is first asked.
+    """
+    if "int8" not in card.gives:
+        model = load()
+        device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        return lambda batch: predict_rows(model, batch.to(device))
+
+    @functools.cache
+    def kernels() -> Callable[[np.ndarray], np.ndarray]:
+        if exported is not None:
+            return session(exported, 1)
+        with tempfile.TemporaryDirectory() as folder:
+            export_onnx(load(), card.spec, Path(folder) / "model.onnx")
+            return session(Path(folder) / "model.onnx", 1)
+
+    def predict(batch: Batch) -> Tensor:
+        parts = [kernels()(part.cpu().numpy()) for part in batch.x.split(PREDICT_ROWS)]
+        return torch.from_numpy(np.concatenate(parts))
+
+    return predict
 
 
 def scorer(spec: DataSpec) -> Scorer:
@@ -91,19 +118,12 @@ def make_subject(
         if role.startswith("data:"):
             data[role.removeprefix("data:")] = as_served(path, folder)
     exported = inputs["exported"] / "model.onnx" if "exported" in inputs else None
-    kernels = session(exported, 1) if exported is not None and "int8" in card.gives else None
-
-    def predict(batch: Batch) -> Tensor:
-        if kernels is None:
-            return predict_rows(model, batch.to(device))
-        return torch.from_numpy(np.concatenate([kernels(part.numpy()) for part in batch.x.split(PREDICT_ROWS)]))
-
     reference = None
     if inputs.get("dense", folder) != folder:
         reference = make_subject({"model": inputs["dense"], "data": inputs["data"]}, device, images)
     return Subject(
         model=model,
-        predict=predict,
+        predict=deployed(card, lambda: model, exported),
         spec=card.spec,
         data=data,
         images=images,

@@ -20,6 +20,7 @@ from assay.tasks.subject import deployed, explainer, problem_of
 
 MODES = {1: "L", 3: "RGB"}
 RESIZE = "BILINEAR"
+CLASSES = "classification"
 ELSEWHERE = "`assay export` writes it, and how to use it, for a program of your own"
 Size = tuple[int, int]
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
@@ -76,7 +77,7 @@ def describe(folder: Path, name: str) -> dict[str, Any]:
             "apply every step of `preprocessing`, in order, in float32",
         ]
     given: dict[str, Any] = {"name": OUTPUT, "type": "float32", "what": _about(problem_of(spec))}
-    if spec.classes:
+    if spec.problem == CLASSES:
         given["probabilities"] = "softmax over the classes"
     return {
         "model": name,
@@ -133,7 +134,7 @@ def predict_images(
     wanted = image_format(card.spec)
     if wanted is None:
         raise BadInput(f"this model takes {in_words(card.spec)}, not image files: {ELSEWHERE}")
-    if not card.spec.classes:
+    if card.spec.problem != CLASSES:
         raise BadInput(f"this model names no classes, its problem is {card.spec.problem}: {ELSEWHERE}")
     files = image_files(paths)
     pixels, sizes = read_images(files, wanted)

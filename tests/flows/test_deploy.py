@@ -243,9 +243,12 @@ def test_a_model_that_takes_no_image_files_says_what_it_takes(tmp_path: Path) ->
     assert "feature vectors of 7 numbers" in card["input"]["what"]
     assert card["input"]["shape"] == ["batch", 7]
     assert card["classes"] == ["a", "b"]
-    twoway = artifact(tmp_path / "two", DataSpec(shape=(2, 8, 8), classes=("a", "b")), "small_cnn", width=8)
+    two_channels = artifact(tmp_path / "two", DataSpec(shape=(2, 8, 8), classes=("a", "b")), "small_cnn", width=8)
     with pytest.raises(BadInput, match="2 x 8 x 8"):
-        serve.predict_images(twoway, [tmp_path / "gone.png"], "cpu")
+        serve.predict_images(two_channels, [tmp_path / "gone.png"], "cpu")
+    other = DataSpec(problem="regression", shape=(1, 8, 8), outputs=2)
+    with pytest.raises(BadInput, match="its problem is regression"):
+        serve.predict_images(artifact(tmp_path / "other", other, "small_cnn", width=8), [], "cpu")
 
 
 # sizes

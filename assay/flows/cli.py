@@ -200,7 +200,7 @@ def export(
     params: ParamsOption = PARAMS,
     set: SetOption = None,
 ) -> None:
-    """Write a model of the finished run as ONNX, with its preprocessing beside it."""
+    """Write a model of the finished run as ONNX, and as JSON all that it takes to use it."""
     _commands("models").export(model, target, params, set or [])
 
 
@@ -228,7 +228,9 @@ def track_sync(params: ParamsOption = PARAMS) -> None:
 def ui(
     params: ParamsOption = PARAMS,
     port: Annotated[int, typer.Option(help="MLflow's port on loopback; 0: any free one.")] = 0,
-    stop: Annotated[bool, typer.Option("--stop", help="End the project's servers.")] = False,
+    stop: Annotated[
+        bool, typer.Option("--stop", help="End what runs for this project: each `ui` and the Prefect server.")
+    ] = False,
 ) -> None:
     """Serve the MLflow and Prefect pages on loopback until Ctrl-C."""
     _commands("upkeep").ui(params, port, stop)

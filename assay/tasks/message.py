@@ -148,7 +148,8 @@ def _requirements(card: ModelCard) -> list[str]:
     """What must be installed where the model is served."""
     ids = [step.id for step in (card.model, *card.edits, *card.links, *card.preprocessing)]
     found = {entry.dist: entry.version for entry in map(registry.find, ids)}
-    found |= {name: version(name) for name in ("assay", "torch")}
+    kernels = ("onnxruntime",) if "int8" in card.gives else ()
+    found |= {name: version(name) for name in ("assay", "torch", *kernels)}
     return [f"{name}=={number}" if number else name for name, number in sorted(found.items())]
 
 
@@ -168,7 +169,12 @@ def write_files(folder: Path, plan: Plan, store: Store, summary: Summary, report
     example = load_data(store.folder(main.slot, main.key)).test.batch(slice(0, 1)).x.numpy()
     for model in summary.models:
         ref = plan.models[model]
-        _copy_model(store.folder(ref.slot, ref.key), folder / model / "artifact")
+        artifact = store.folder(ref.slot, ref.key)
+        _copy_model(artifact, folder / model / "artifact")
+        if "int8" in load_card(artifact).gives:  # served by the kernels that it was evaluated on
+            exported = plan.exported[model]
+            kernels = store.folder(exported.slot, exported.key) / "model.onnx"
+            shutil.copyfile(kernels, folder / model / "artifact" / "model.onnx")
         np.save(folder / model / "example.npy", example, allow_pickle=False)
     _write_maps(folder, plan, store, summary.models)
 

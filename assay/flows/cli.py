@@ -245,7 +245,9 @@ def doctor(params: ParamsOption = PARAMS, json: JsonOption = False) -> None:
 @app.command(epilog="Example: assay clean --older-than 30 --keep-gb 20")
 def clean(
     params: ParamsOption = PARAMS,
-    older_than: Annotated[float | None, typer.Option(help="Remove artifacts that no run used for so many days.")] = None,
+    older_than: Annotated[
+        float | None, typer.Option(help="Remove artifacts that no run used for so many days.")
+    ] = None,
     keep_gb: Annotated[
         float | None, typer.Option(help="Remove the longest unused until the store is this small.")
     ] = None,

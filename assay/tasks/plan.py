@@ -65,6 +65,10 @@ class Plan:
         """The main data set's problem."""
         return problem_name(self.params.prepare)
 
+    def model_named(self, name: str) -> Ref:
+        """The training that a method's parameter names: one of `trainings`, or the dense model."""
+        return self.models[DENSE] if name == DENSE else self.trainings[name]
+
     def recipe(self, train: Train) -> dict[str, Any]:
         """A training's recipe as a cell's spec has it."""
         return c.recipe_spec(train, self.problem)
@@ -214,10 +218,9 @@ def _subject(plan: Plan, model: str, *methods: Any) -> dict[str, Ref]:
 
 def _named(plan: Plan, method: Any) -> dict[str, Ref]:
     """The inputs that a method's parameters name: further data sets and trainings."""
-    trained = {**plan.trainings, DENSE: plan.models[DENSE]} if DENSE in plan.models else plan.trainings
     return {
         **{f"data:{name}": plan.data[name] for name in named_by(method, "datasets").values()},
-        **{f"{MODEL}{name}": trained[name] for name in named_by(method, "trainings").values()},
+        **{f"{MODEL}{name}": plan.model_named(name) for name in named_by(method, "trainings").values()},
     }
 
 

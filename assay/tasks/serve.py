@@ -16,7 +16,7 @@ from assay.plugins import registry
 from assay.plugins.contract import BadData, BadInput, Batch, Data, DataSpec, NotAuditable, Split
 from assay.tasks.artifacts import Step, load_card, load_model, preprocess
 from assay.tasks.export import INPUT, OUTPUT, SESSION_CONFIG
-from assay.tasks.subject import deployed, explainer, problem_of
+from assay.tasks.subject import PLAIN, Inference, deployed, explainer, problem_of
 
 MODES = {1: "L", 3: "RGB"}
 RESIZE = "BILINEAR"
@@ -126,7 +126,11 @@ def read_images(paths: Sequence[Path], wanted: Mapping[str, Any]) -> tuple[np.nd
 
 
 def predict_images(
-    folder: Path, paths: Sequence[Path], device: str, exported: Path | None = None
+    folder: Path,
+    paths: Sequence[Path],
+    device: str,
+    exported: Path | None = None,
+    inference: Inference = PLAIN,
 ) -> tuple[list[dict[str, Any]], Batch]:
     """One row an image, as the deployed model answers (file, its size, whether it was resized, label,
     probabilities by class), and the batch that the model saw. `exported` is the model's ONNX file, if there is one."""
@@ -140,7 +144,7 @@ def predict_images(
     pixels, sizes = read_images(files, wanted)
     split = preprocess(Data(card.spec, {"new": Split({"x": pixels})}), card.preprocessing).splits["new"]
     batch = split.batch(slice(0, len(split))).to(device)
-    prediction = deployed(card, lambda: load_model(folder).to(device), exported)(batch)
+    prediction = deployed(card, lambda: load_model(folder).to(device), exported, inference)(batch)
     probabilities = torch.softmax(prediction, dim=1).tolist()
     target = problem_of(card.spec).target(prediction)
     rows = [
@@ -157,7 +161,13 @@ def predict_images(
 
 
 def write_maps(
-    folder: Path, batch: Batch, saliency: str, out: Path, rows: Sequence[dict[str, Any]], device: str
+    folder: Path,
+    batch: Batch,
+    saliency: str,
+    out: Path,
+    rows: Sequence[dict[str, Any]],
+    device: str,
+    inference: Inference = PLAIN,
 ) -> list[Path]:
     """Writes one PNG a map (brightness is |attribution|) and returns the files. Raises BadInput where the
     method is unknown or cannot be asked of the model."""
@@ -166,7 +176,8 @@ def write_maps(
     card = load_card(folder)
     try:
         method = registry.make("attribute/saliency", saliency, "--saliency")
-        found = explainer(method, 0, card.spec, torch.device(device))(load_model(folder).to(device), batch)
+        explain = explainer(method, 0, card.spec, torch.device(device), inference)
+        found = explain(load_model(folder).to(device), batch)
     except (ValueError, NotAuditable) as error:
         raise BadInput(f"--saliency {saliency}: {error}") from error
     if found.over != "input":

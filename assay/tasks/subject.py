@@ -17,12 +17,14 @@ from assay.plugins import registry
 from assay.plugins.contract import Attribution, Batch, Context, Data, DataSpec, NotAuditable, Predictor, Scorer, Subject
 from assay.tasks.artifacts import (
     ModelCard,
+    Step,
     checkpoints,
     load_card,
     load_data,
     load_model,
     load_steps,
     preprocess,
+    read_json,
     trajectory,
 )
 from assay.tasks.export import export_onnx, session
@@ -87,6 +89,22 @@ class Inference:
         return Predicting(model, self, spec)
 
 
+PLAIN = Inference()
+"""A model's own pass."""
+
+INFERENCE = "inference"
+"""The folder beside a served model's files that says how it predicts, where that is a method's business."""
+
+
+def stored_inference(folder: Path) -> Inference:
+    """How the model served from an artifact folder predicts."""
+    if not (folder / INFERENCE / "predict.json").exists():
+        return Inference()
+    told = read_json(folder / INFERENCE / "predict.json")
+    named = tuple((name, folder / INFERENCE / name) for name in sorted(told["models"]))
+    return Inference(Step(told["method"]["id"], told["method"]["params"]).method(), int(told["seed"]), named)
+
+
 def inference_of(job: Job) -> Inference:
     """How the models of a cell predict."""
     if "predict" not in job.spec:
@@ -128,7 +146,7 @@ def problem_of(spec: DataSpec) -> Any:
     return registry.make("problems", spec.problem)
 
 
-def predict_rows(model: nn.Module, batch: Batch, spec: DataSpec, inference: Inference = Inference()) -> Tensor:
+def predict_rows(model: nn.Module, batch: Batch, spec: DataSpec, inference: Inference = PLAIN) -> Tensor:
     """Predictions on the CPU, without gradients, a bounded number of rows at a time."""
     guard = torch.inference_mode if inference.plain else torch.no_grad  # a method may need gradients inside
     with guard():
@@ -144,7 +162,7 @@ def predictor(model: nn.Module, spec: DataSpec, inference: Inference) -> Predict
 
 
 def deployed(
-    card: ModelCard, load: Callable[[], nn.Module], exported: Path | None = None, inference: Inference = Inference()
+    card: ModelCard, load: Callable[[], nn.Module], exported: Path | None = None, inference: Inference = PLAIN
 ) -> Predictor:
     """A model artifact's predictions as they are where it is deployed, on the CPU: of onnxruntime's kernels
     where it is int8 and predicts by its own pass, else of the module that `load` gives, on that module's device.
@@ -185,7 +203,7 @@ def make_subject(
     device: torch.device,
     images: Batch | None = None,
     explain: Callable[[nn.Module, Batch], Attribution] | None = None,
-    inference: Inference = Inference(),
+    inference: Inference = PLAIN,
 ) -> Subject:
     """The subject of a cell's inputs: `model`, `data`, maybe `exported`, `data:<name>`, `peer:<name>`, and
     `dense`, which becomes the reference."""
@@ -219,7 +237,7 @@ def make_subject(
 
 
 def explainer(
-    method: Any, seed: int, spec: DataSpec, device: torch.device, inference: Inference = Inference()
+    method: Any, seed: int, spec: DataSpec, device: torch.device, inference: Inference = PLAIN
 ) -> Callable[[nn.Module, Batch], Attribution]:
     """A saliency method as a function of a model and a batch, with its own seeded draws each time."""
     score = scorer(spec)

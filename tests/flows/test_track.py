@@ -19,6 +19,7 @@ import yaml
 from mlflow.models import Model
 
 import assay
+from assay.flows.session import open_session
 from assay.plugins.values import BadInput
 from assay.tasks import message, send, settings, track
 
@@ -350,35 +351,56 @@ def test_a_new_database_is_told_again(project: Path, monkeypatch: pytest.MonkeyP
 # gates and aliases
 
 
-def test_gates_judged_anew_change_the_run_not_its_number(project: Path) -> None:
-    def run(*gates: str) -> Told:
-        assay.run({**PARAMS, "gates": list(gates)}, project=project, prefect=False)
-        return told(project)
+def key_of(project: Path, tree: Any = PARAMS) -> str:
+    """The key of a params tree's `pruned`."""
+    return open_session(tree, project=project).plan.models["pruned"].key
 
-    found = run(FAILS)
+
+def test_gates_judged_anew_are_a_run_of_their_own(project: Path) -> None:
+    def run(*gates: str) -> str:
+        return assay.run({**PARAMS, "gates": list(gates)}, project=project, prefect=False).pipeline
+
+    failing = run(FAILS)
+    found = told(project)
     assert found.runs()["pruned"].data.tags["gates"] == "failed"
     assert FAILS in found.runs()["pruned"].data.tags["mlflow.note.content"]
     assert found.versions("pruned") == {}
     with pytest.raises(BadInput, match="no candidate"):
-        track.promote(project, "pruned")
+        track.promote(project, "pruned", key_of(project))
 
-    first = {model: one.info.run_id for model, one in found.runs().items()}
-    found = run(PASSES)
-    assert {model: one.info.run_id for model, one in found.runs().items()} == first
-    assert found.runs()["pruned"].data.tags["gates"] == "passed"
+    passing = run(PASSES)
+    assert passing != failing
     assert found.versions("pruned") == {"1": ["candidate"]}
-    assert track.promote(project, "pruned") == ("project-pruned", "1")
+    assert track.promote(project, "pruned", key_of(project)) == ("project-pruned", "1", passing)
     assert found.versions("pruned") == {"1": ["candidate", "champion"]}
 
-    found = run(FAILS)
+    assert run(FAILS, PASSES) not in (failing, passing)
     assert found.versions("pruned") == {"1": ["champion"]}
     with pytest.raises(BadInput, match="no candidate"):
-        track.promote(project, "pruned")
+        track.promote(project, "pruned", key_of(project))
+
+
+def test_a_trial_changes_nothing_in_the_registry(project: Path) -> None:
+    params = project / "params.yaml"
+    params.write_text(yaml.safe_dump({**PARAMS, "gates": [PASSES]}), encoding="utf-8")
+    assay.run(params, project=project, prefect=False)
+    found = told(project)
+    assert found.versions("pruned") == {"1": ["candidate"]}
+    assay.run(params, overrides=[f"gates=['{FAILS}']"], project=project, prefect=False)
+    assay.run(params, overrides=["compress.pruned.0.sparsity=0.6"], project=project, prefect=False)
+    assert found.versions("pruned") == {"1": ["candidate"]}
+
+
+def test_only_the_candidate_of_these_params_is_promoted(project: Path) -> None:
+    other = {**PARAMS, "compress": {**PARAMS["compress"], "pruned": [{"name": "prune/magnitude", "sparsity": 0.6}]}}
+    assay.run({**PARAMS, "gates": [PASSES]}, project=project, prefect=False)
+    with pytest.raises(BadInput, match=r"version 1, of pipeline .* and not the model of these params"):
+        track.promote(project, "pruned", key_of(project, other))
 
 
 def test_a_new_candidate_leaves_the_champion_and_an_old_model_is_not_registered_twice(project: Path) -> None:
     assay.run(PARAMS, project=project, prefect=False)
-    track.promote(project, "pruned")
+    track.promote(project, "pruned", key_of(project))
     other = {"pruned": [{"name": "prune/magnitude", "sparsity": 0.6}], "light": PARAMS["compress"]["light"]}
     assay.run({**PARAMS, "compress": other, "gates": [PASSES]}, project=project, prefect=False)
     found = told(project)

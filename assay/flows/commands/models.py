@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -36,6 +37,23 @@ def exported_file(session: Session, model: str) -> Path | None:
     if ref is None or session.store.damage(ref.slot, ref.key):
         return None
     return session.store.folder(ref.slot, ref.key) / "model.onnx"
+
+
+def inference(session: Session) -> Any:
+    """How the run's models predict. Raises BadInput where a model that the method asks is not computed."""
+    from assay.tasks.params import named_by
+    from assay.tasks.subject import Inference
+
+    plan, store = session.plan, session.store
+    method = plan.params.predict
+    if method is None:
+        return Inference()
+    named = {name: plan.model_named(name) for name in named_by(method, "trainings").values()}
+    for name, ref in named.items():
+        if not store.has(ref.slot, ref.key):
+            raise BadInput(f"training {name!r} of these params is not computed yet: `assay run` does it")
+    folders = tuple((name, store.folder(ref.slot, ref.key)) for name, ref in sorted(named.items()))
+    return Inference(method, plan.params.section_seed("evaluate"), folders, plan.env.device)
 
 
 def export(model: str, target: Path, params: Path, overrides: Sequence[str]) -> None:
@@ -73,9 +91,10 @@ def predict(
     session = open_session(params, overrides)
     folder = model_folder(session, model)
     device = session.plan.env.device
-    rows, batch = predict_images(folder, images, device, exported_file(session, model))
+    how = inference(session)
+    rows, batch = predict_images(folder, images, device, exported_file(session, model), how)
     if saliency:
-        for row, path in zip(rows, write_maps(folder, batch, saliency, out, rows, device), strict=True):
+        for row, path in zip(rows, write_maps(folder, batch, saliency, out, rows, device, how), strict=True):
             row["map"] = str(path)
     note = resized(rows, load_card(folder).spec)
     if note:
@@ -97,5 +116,5 @@ def promote(variant: str, params: Path) -> None:
     session = open_session(params)
     if variant not in session.plan.variants:
         raise BadInput(f"there is no variant {variant!r}: the params have {', '.join(session.plan.variants)}")
-    name, version = set_champion(session.project, variant)
-    Console(stderr=True).print(f"{name} version {version} is now champion", highlight=False)
+    name, version, pipeline = set_champion(session.project, variant, session.plan.models[variant].key)
+    Console(stderr=True).print(f"{name} version {version}, of pipeline {pipeline}, is now champion", highlight=False)

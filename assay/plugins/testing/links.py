@@ -128,9 +128,10 @@ def constraint(case: Case) -> None:
 def constraint_after_a_later_link(case: Case) -> None:
     """What it leaves on the model can be restored after a later link has cut its layers or put others in their
     place: it then holds of what is left."""
-    for _, model, record in linked(case):
+    for world, model, record in linked(case):
         result = changed(case, model, record)
-        result.head = nn.Linear(result.head.in_features, result.head.out_features + 1)  # type: ignore[operator, arg-type]
+        result.head = nn.LazyLinear(world.data.spec.n_outputs + 1)
+        logits(result, world)
         first = next((m for m in result.modules() if isinstance(m, nn.Conv2d | nn.Linear)), None)
         if first is not None:
             first.weight = nn.Parameter(first.weight.detach()[1:].clone())

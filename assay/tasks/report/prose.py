@@ -42,9 +42,10 @@ def asked(plan: Plan, summary: Summary, facts: Mapping[str, Any]) -> str:
     text += f". Measured: {words.listing(labels(plan.params.evaluate))}."
     section = plan.params.attribute
     if section.saliency and plan.variants:
+        images = max((row.n for row in summary.rows if row.kind == "agreement"), default=section.images)
         text += (
             f" Does each variant still look at the same evidence? Asked with {words.listing(labels(section.saliency))} "
-            f"on {min(section.images, facts['data'][0]['sizes']['test']):,} test images, against {words.count(len(plan.reseeded), 'retrained model')}."
+            f"on {images:,} test images, against {words.count(len(plan.reseeded), 'retrained model')}."
         )
     return text
 

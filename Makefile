@@ -6,7 +6,7 @@ SHELL := /bin/bash
 
 .PHONY: demo test lint types unit claims benchmarks docs constraints clean
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.installed: pyproject.toml assay/constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: $(PYTHON) is not on the path (make PYTHON=/path/to/python3.11 …)"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt "setuptools>=77" wheel
@@ -41,7 +41,7 @@ docs: $(VENV)/.installed
 	$(BIN)/python -m assay.tasks.docs docs/methods
 
 constraints: $(VENV)/.installed
-	(head -1 constraints.txt; $(BIN)/pip freeze --exclude-editable | sed 's/+cpu//' | grep -v '^assay') > constraints.new && mv constraints.new constraints.txt
+	(head -1 constraints.txt; $(BIN)/pip freeze --exclude-editable | sed 's/+cpu//' | grep -v '^assay') > constraints.new && mv constraints.new assay/constraints.txt
 
 clean:
 	rm -rf $(VENV) .assay out reports

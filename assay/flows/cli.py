@@ -112,6 +112,35 @@ def compare(
     _commands("runs").compare(runs, params, json)
 
 
+@app.command(epilog="Example: assay study randomization_test --with epochs=20")
+def study(
+    name: Annotated[str, typer.Argument(help="A method of the slot `study`.")],
+    given: Annotated[list[str] | None, typer.Option("--with", help="The study's parameters: name=value.")] = None,
+    params: ParamsOption = PARAMS,
+    set: SetOption = None,
+    force: Annotated[bool, typer.Option("--force", help="Compute it again; its trainings are kept.")] = False,
+    json: JsonOption = False,
+    server: Annotated[bool, typer.Option("--server/--no-server", help="Run as a Prefect flow.")] = True,
+) -> None:
+    """Run an experiment over many trainings of the params' recipe; asked again, its trainings are hits."""
+    _commands("study").study("study", name, given or [], None, params, set or [], force, json, server)
+
+
+@app.command(epilog="Example: assay search robot --space 'model=[{name: mlp}, {name: small_cnn}]'")
+def search(
+    name: Annotated[str, typer.Argument(help="A method of the slot `search`.")],
+    space: Annotated[list[str] | None, typer.Option(help="Values of a path of the recipe: path=[a, b].")] = None,
+    given: Annotated[list[str] | None, typer.Option("--with", help="The search's parameters: name=value.")] = None,
+    params: ParamsOption = PARAMS,
+    set: SetOption = None,
+    force: Annotated[bool, typer.Option("--force", help="Compute it again; its trainings are kept.")] = False,
+    json: JsonOption = False,
+    server: Annotated[bool, typer.Option("--server/--no-server", help="Run as a Prefect flow.")] = True,
+) -> None:
+    """Look for the best recipe in a space of them; prints the `assay run` that takes it."""
+    _commands("study").study("search", name, given or [], space or [], params, set or [], force, json, server)
+
+
 @methods.command("list", epilog="Example: assay methods list train/optimizer")
 def methods_list(
     slot: Annotated[str, typer.Argument(help="Only this slot, by the beginning of its name.")] = "",

@@ -565,7 +565,8 @@ class Evaluator(Method):
 
 
 class Search(Method):
-    """Looks for a recipe."""
+    """Looks for a recipe. `space` maps dotted paths of the recipe, as `optimizer.lr` or `model`, to the values
+    that may stand there; changes go to `lab.train` as they are."""
 
     slot: ClassVar[str] = "search"
 
@@ -575,12 +576,13 @@ class Search(Method):
 
 
 class Study(Method):
-    """An experiment over many trainings."""
+    """An experiment over many trainings of the recipe: what is asked of the lab is kept, and asked for once."""
 
     slot: ClassVar[str] = "study"
 
     def study(self, lab: Lab, ctx: Context) -> tuple[Result, str]:
-        """The table and the verdict."""
+        """The table (numbers, and arrays of one length that are its columns or curves) and the verdict in a
+        sentence."""
         raise NotImplementedError
 
 

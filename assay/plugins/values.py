@@ -325,12 +325,14 @@ class Ask:
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished training: the model, its history (one row an epoch), and its kept checkpoints."""
+    """A finished training: the model, its history (one row an epoch), its kept checkpoints, and the data that it
+    was trained on."""
 
     model: nn.Module
     history: Sequence[Mapping[str, float]]
     load_checkpoint: Callable[[str], nn.Module]
     checkpoints: Sequence[str]
+    data: Data
 
     def trajectory(self) -> Iterator[tuple[str, nn.Module]]:
         """The kept checkpoints in order, each loaded when it is reached."""

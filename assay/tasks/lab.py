@@ -67,7 +67,11 @@ class CellLab:
         with open(folder / "history.csv", newline="", encoding="utf-8") as file:
             history = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
         return Trained(
-            load_model(folder).to(self.device), history, partial(load_checkpoint, folder), checkpoints(folder)
+            model=load_model(folder).to(self.device),
+            history=history,
+            load_checkpoint=partial(load_checkpoint, folder),
+            checkpoints=checkpoints(folder),
+            data=load_data(self._folder(cell.inputs["data"])),
         )
 
     def evaluate(self, model: nn.Module, evaluator: str | Mapping[str, Any]) -> Result:

@@ -185,7 +185,9 @@ class TinyLab:
         train_steps(model, self.world, ask.seed or 0, steps=2)
         first = copy.deepcopy(start)
         kept = {"epoch-00000": first, "epoch-00001": model}
-        return Trained(model, [{"epoch": 1, "loss": 1.0}], lambda name: copy.deepcopy(kept[name]), list(kept))
+        return Trained(
+            model, [{"epoch": 1, "loss": 1.0}], lambda name: copy.deepcopy(kept[name]), list(kept), self.data
+        )
 
 
 @functools.lru_cache(maxsize=8)

@@ -363,6 +363,7 @@ class Predictor(Protocol):
 class Subject:
     """What audits and evaluators look at: a trained model and all that may be compared with it.
 
+    `loss` is the recipe's objective of predictions, (N,), None where that is no function of predictions alone.
     `predict` is the deployed inference (onnxruntime's kernels for an int8 model); `model` the module
     with gradients. `images` is the audited part of the test split with `target`, the dense model's
     prediction; `explain` recomputes the audited saliency on any model; `runtime(batch_size, threads)`
@@ -375,6 +376,7 @@ class Subject:
     data: Mapping[str, Data]
     images: Batch | None = None
     score: Scorer | None = None
+    loss: Callable[[Tensor, Batch], Tensor] | None = None
     reference: Subject | None = None
     peers: Sequence[nn.Module] = ()
     trajectory: Callable[[], Iterator[tuple[str, nn.Module]]] | None = None

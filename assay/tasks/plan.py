@@ -337,7 +337,9 @@ def _evaluate(plan: Plan) -> None:
                 inputs["exported"] = exported
             if "peers" in method.card.needs:
                 inputs.update({f"peer:{name}": plan.models[name] for name in plan.reseeded})
-            spec = {"method": c.entry(method), "seed": plan.params.section_seed("evaluate"), **_predictions(plan)}
+            objective = c.entry(plan.params.train.objective)
+            seed = plan.params.section_seed("evaluate")
+            spec = {"method": c.entry(method), "seed": seed, "objective": objective, **_predictions(plan)}
             cell = c.make(
                 "evaluate",
                 "/".join(registry.method_id(method).split("/")[:-1]),

@@ -94,6 +94,7 @@ def subject(case: Case, world: World, model: nn.Module, images: Batch | None, ex
         data=data,
         images=images,
         score=world.score,
+        loss=world.loss,
         reference=Subject(dense, predictor(dense), world.data.spec, data, images, world.score),
         peers=(world.model(1), world.model(2)),
         trajectory=lambda: iter([("epoch-00000", world.fresh(0)), ("epoch-00001", world.model())]),

@@ -144,8 +144,13 @@ def sync(project: Path) -> int:
 def send_message(client: Any, experiment: str, project: Path, folder: Path) -> int:
     """Sends one message's runs; may be repeated, also after it was cut off anywhere."""
     message = json.loads((folder / track.MESSAGE).read_text(encoding="utf-8"))
+    if "sweep" in message:
+        from assay.tasks.send_sweep import send_sweep
+
+        return send_sweep(client, experiment, folder, message)
     query = f"tags.pipeline = '{message['pipeline']}'"
-    there = {(r.data.tags.get("key"), r.data.tags.get("model")): r for r in client.search_runs([experiment], query)}
+    found = [r for r in client.search_runs([experiment], query) if "sweep" not in r.data.tags]
+    there = {(r.data.tags.get("key"), r.data.tags.get("model")): r for r in found}
     for i, row in enumerate(message["runs"]):
         run = there.get((row["key"], row["model"]))
         if run is None:
@@ -164,20 +169,21 @@ def send_run(client: Any, run: Any, row: Mapping[str, Any], created: int, folder
     is there, and only what can change in a finished run is sent to one: gates judged anew, numbers read
     anew."""
     whole = run.info.status == "FINISHED"
-    _log_values(client, run, row, created, whole)
+    log_values(client, run, row, created, whole)
     files = folder / row["model"]
     client.log_artifacts(run.info.run_id, str(folder / "report"), "report")
     if whole and run.outputs and run.outputs.model_outputs:
         return str(run.outputs.model_outputs[0].model_id)
     if (files / "maps").exists():
         client.log_artifacts(run.info.run_id, str(files / "maps"), "maps")
-    _log_data(client, run, row)
+    log_data(client, run, row)
     model = _log_model(client, run, row, files)
     client.set_terminated(run.info.run_id, end_time=run.info.start_time + round(1000 * row["seconds"]))
     return model
 
 
-def _log_values(client: Any, run: Any, row: Mapping[str, Any], created: int, whole: bool) -> None:
+def log_values(client: Any, run: Any, row: Mapping[str, Any], created: int, whole: bool) -> None:
+    """Logs tags, parameters and metrics; of a run that is there whole only what is new."""
     from mlflow.entities import Metric, Param, RunTag
 
     known = run.data.metrics if whole else {}
@@ -202,7 +208,8 @@ def _log_values(client: Any, run: Any, row: Mapping[str, Any], created: int, who
         client.log_batch(run.info.run_id, params=params[start : start + PARAMS])
 
 
-def _log_data(client: Any, run: Any, row: Mapping[str, Any]) -> None:
+def log_data(client: Any, run: Any, row: Mapping[str, Any]) -> None:
+    """Logs the data sets as inputs."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     inputs = []

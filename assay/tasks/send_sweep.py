@@ -49,9 +49,10 @@ def _create(client: Any, experiment: str, id: str, row: Mapping[str, Any], start
 def _send_run(client: Any, run: Any, row: Mapping[str, Any], created: int, folder: Path) -> None:
     """Makes a run of MLflow say what the row says. A point that failed before and is done now loses its
     reason."""
-    whole = run.info.status == "FINISHED"
+    mended = "failure" in run.data.tags and not row["failure"]
+    whole = run.info.status in ("FINISHED", "FAILED") and not mended
     log_values(client, run, row, created, whole)
-    if "failure" in run.data.tags and not row["failure"]:
+    if mended:
         client.delete_tag(run.info.run_id, "failure")
     if row["files"]:
         client.log_artifacts(run.info.run_id, str(folder / row["files"]), "report")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -99,7 +101,7 @@ def open_sweep(
     faults = Faults(len(points))
     parts: list[Part] = []
     shown = shown_command(command)
-    with code_memory(root):
+    with code_memory(root), _nothing_collected():
         for point in points:
             try:
                 own = tree_of(tree, point)
@@ -115,6 +117,18 @@ def open_sweep(
     sweep = Sweep(parts, tree)
     sweep.merge()
     return sweep
+
+
+@contextlib.contextmanager
+def _nothing_collected() -> Iterator[None]:
+    """No search for garbage: plans are none, and walking through all of them takes as long as making them."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def sources(params: p.Params) -> Iterator[tuple[str, Any]]:
@@ -161,7 +175,7 @@ def materialise(sweep: Sweep) -> None:
 
 def _plan_again(parts: Sequence[Part], root: Path) -> None:
     faults = Faults(len(parts))
-    with code_memory(root):
+    with code_memory(root), _nothing_collected():
         for part in parts:
             params = part.session.params
             try:

@@ -412,7 +412,7 @@ def test_killed_in_the_middle_and_asked_again(tmp_path: Path) -> None:
     for artifacts in (3, 12):
         run = start(killed, *OPTIONS, "--no-server")
         end = time.monotonic() + 200
-        while len(list((killed / ".assay" / "store").glob("*/*/manifest.json"))) < artifacts:
+        while len(list((killed / ".assay" / "store").glob("**/manifest.json"))) < artifacts:
             assert time.monotonic() < end
             assert run.poll() is None
             time.sleep(0.02)

@@ -92,8 +92,7 @@ def sweep(
     server: Annotated[bool, typer.Option("--server/--no-server", help="Run as a Prefect flow.")] = True,
 ) -> None:
     """Run many points of the params as one run. Exit code 1: a point failed; 3: only gates failed."""
-    asked = (grid or [], zip or [], listed, params, set or [], metric or [], variant)
-    raise typer.Exit(_commands("sweep").sweep(*asked, dry_run, json, server))
+    raise typer.Exit(_commands("sweep").sweep(grid, zip, listed, params, set, metric, variant, dry_run, json, server))
 
 
 @app.command(epilog="Example: assay stage train")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from assay.tasks.send import log_data, log_values
+from assay.tasks.send_values import log_data, log_values
 
 PAGE = 1000
 PARENT = "mlflow.parentRunId"

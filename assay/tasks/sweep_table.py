@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -98,7 +99,7 @@ class SweepTable:
     metrics: list[Metric]
     variant: str = ""
 
-    @property
+    @functools.cached_property
     def paths(self) -> list[str]:
         """Every path that a point sets, in order."""
         return list(dict.fromkeys(path for result in self.results for path in result.point.values))
@@ -113,7 +114,7 @@ class SweepTable:
         """The points that have none."""
         return [result for result in self.results if result.summary is None]
 
-    @property
+    @functools.cached_property
     def models(self) -> list[str]:
         """The models to look at: the dense one and the chosen variant, else every variant of any point."""
         found = dict.fromkeys(model for result in self.done if result.summary for model in result.summary.models)

@@ -138,6 +138,13 @@ def test_a_point_that_fails_has_its_reason_and_the_rest_is_done(swept: Swept) ->
     assert "train random" in swept.labels()
 
 
+def test_every_point_fails(copied: Path) -> None:
+    result = assay.sweep([DIVERGES], PARAMS, project=copied, prefect=False, track=False, metrics=["gradient:rank"])
+    assert (result.exit_code, result.passed) == (1, False)
+    assert "1 point, failed" in result.page.read_text(encoding="utf-8")
+    assert len(result.csv.read_text(encoding="utf-8").splitlines()) == 2
+
+
 def test_only_a_failed_gate(copied: Path) -> None:
     tree = {**PARAMS, "gates": ["accuracy/top1 >= 1.01"]}
     result = assay.sweep(GOOD, tree, project=copied, prefect=False, track=False)
@@ -444,7 +451,7 @@ def test_one_flow_run_for_all(tmp_path: Path) -> None:
     states = {task["name"]: task["state_type"] for task in tasks}
     assert states["point 1: train dense"] == "COMPLETED"
     assert states["point 2: train dense"] == "FAILED"
-    assert states["point 2: attribute random"] == "COMPLETED"
+    assert states["point 2: train random"] == "COMPLETED"
 
 
 def ask(url: str, what: str) -> list[dict[str, Any]]:

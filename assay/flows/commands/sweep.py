@@ -24,12 +24,12 @@ MAX_SHOWN = 40
 
 
 def sweep(
-    grid: Sequence[str],
-    zipped: Sequence[str],
+    grid: Sequence[str] | None,
+    zipped: Sequence[str] | None,
     listed: Path | None,
     params: Path,
-    overrides: Sequence[str],
-    metrics: Sequence[str],
+    overrides: Sequence[str] | None,
+    metrics: Sequence[str] | None,
     variant: str,
     dry_run: bool,
     as_json: bool,
@@ -37,18 +37,17 @@ def sweep(
 ) -> int:
     """Runs the points, or with `dry_run` only plans them; returns the exit code."""
     points = product(
-        [parse_axis("--grid", text) for text in grid],
-        [parse_axis("--zip", text) for text in zipped],
+        [parse_axis("--grid", text) for text in grid or ()],
+        [parse_axis("--zip", text) for text in zipped or ()],
         read_list(listed) if listed is not None else [],
     )
+    asked = (points, params, overrides or (), metrics or (), variant, None, command_line())
     if dry_run:
-        show_plan(plan_sweep(points, params, overrides, metrics, variant, None, command_line()), as_json)
+        show_plan(plan_sweep(*asked), as_json)
         return 0
     console = screen()
     with contextlib.redirect_stdout(sys.stderr):  # what libraries print is not the answer
-        result = run_sweep(
-            points, params, overrides, metrics, variant, None, command_line(), server, True, as_json, console
-        )
+        result = run_sweep(*asked, server, True, as_json, console)
     if as_json:
         print_json(answer(result))
     else:

@@ -123,7 +123,7 @@ def point_command(part: Part) -> str:
     """The command that runs one point by itself."""
     session: Session = part.session
     file = session.params_file
-    words = ["assay", "run", *(["--params", str(file)] if file is not None and file.name != "params.yaml" else [])]
+    words = ["assay", "run", *(["--params", str(file)] if file is not None and str(file) != "params.yaml" else [])]
     for override in [*session.overrides, *part.point.overrides()]:
         words += ["--set", override]
     return shlex.join(words)

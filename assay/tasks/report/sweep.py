@@ -122,7 +122,7 @@ def said(table: SweepTable) -> tuple[str, str]:
         return text, "bad" if failed == total else "warn" if failed else "mute"
     passed = sum(result.passed for result in table.done)
     status = "bad" if not passed else "ok" if passed == total else "warn"
-    return f"{text}; {passed} pass every gate" if passed != 1 else f"{text}; 1 passes every gate", status
+    return f"{text}; {passed:,} pass every gate" if passed != 1 else f"{text}; 1 passes every gate", status
 
 
 def swept(table: SweepTable) -> list[tuple[str, str]]:

@@ -16,6 +16,7 @@ from assay.tasks.report.svg import Scale, figure, fit, line, mark, path, shorten
 
 MAX_WHISKERS = 60
 MAX_THREADED = 250
+MAX_DOTS = 3000
 LABELS = 8
 WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 350.0, 236.0, 50.0, 12.0, 190.0
 RIGHT = WIDTH - 14
@@ -62,7 +63,7 @@ def effect(
     for i, model in enumerate(models):
         shift = 7.0 * (i - (len(models) - 1) / 2) if len(models) <= 6 else 0.0
         own = [replace(dot, place=x(dot.place) + shift) for dot in dots if dot.model == model]
-        drawn += _dots(own, y, colours[model], len(dots))
+        drawn += _dots(own, y, colours[model], len(dots)) if len(dots) <= MAX_DOTS else _spans(own, y, colours[model])
         means += _means(own, y, colours[model], bool(words))
     parts += [*means, *drawn] if few else [*drawn, *means]  # what there is less of must not be covered
     return figure(WIDTH, HEIGHT, label, *parts)
@@ -88,6 +89,16 @@ def _means(dots: Sequence[Dot], y: Scale, colour: str, ranks: bool) -> list[Mark
     means = [(at, y(fmean(d.y for d in dots if d.place == at))) for at in sorted({d.place for d in dots})]
     strokes = [[(at - 8, high), (at + 8, high)] for at, high in means] if ranks else [means]
     return [path(p, css, f"stroke:{c}") for p in strokes for css, c in (("halo", "var(--card)"), ("mean", colour))]
+
+
+def _spans(dots: Sequence[Dot], y: Scale, colour: str) -> list[Markup]:
+    """From the lowest to the highest of one model's dots at each place: of so many no eye tells single ones."""
+    parts = []
+    for place in sorted({d.place for d in dots}):
+        values = [d.y for d in dots if d.place == place]
+        style = f"stroke:{colour};stroke-opacity:.45"
+        parts.append(line(place, y(min(values)), place, y(max(values)), "whisker", style))
+    return parts
 
 
 def _dots(dots: Sequence[Dot], y: Scale, colour: str, total: int) -> list[Markup]:

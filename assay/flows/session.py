@@ -85,7 +85,7 @@ def resolve_device(wanted: str) -> str:
 def open_session(
     params: str | Path | Mapping[str, Any] | p.Params = "params.yaml",
     overrides: Sequence[str] = (),
-    project: Path | None = None,
+    project: str | Path | None = None,
     command: str | None = None,
 ) -> Session:
     """Reads and checks the params and plans the run. Reads no data. Raises BadInput."""
@@ -111,9 +111,9 @@ def raw_tree(
     return tree, None
 
 
-def project_of(file: Path | None, project: Path | None) -> Path:
+def project_of(file: Path | None, project: str | Path | None) -> Path:
     """The project's folder: the one that is given, else that of the params file, else the working directory."""
-    return (project or (file.resolve().parent if file else Path.cwd())).resolve()
+    return Path(project or (file.resolve().parent if file else Path.cwd())).resolve()
 
 
 def shown_command(command: str | None) -> str:

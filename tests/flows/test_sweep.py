@@ -360,7 +360,9 @@ def test_a_point_that_failed_before_and_is_done_now(swept: Swept, copied: Path) 
 
 
 def test_a_later_run_of_a_point_is_a_run_of_its_own(swept: Swept, copied: Path) -> None:
-    assay.run(PARAMS, overrides=[f"{SPARSITY}=0.6"], project=copied, prefect=False)
+    chosen = copy.deepcopy(PARAMS)
+    chosen["compress"]["pruned"][0]["sparsity"] = 0.6
+    assert assay.run(chosen, project=copied, prefect=False).computed == 0
     found = runs(copied)
     top = [run for run in found.everything if "sweep" not in run.data.tags]
     assert {run.data.tags["model"] for run in top} == {"dense", "pruned"}

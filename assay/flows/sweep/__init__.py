@@ -67,7 +67,7 @@ def plan_sweep(
     overrides: Sequence[str] = (),
     metrics: Sequence[str] = (),
     variant: str = "",
-    project: Path | None = None,
+    project: str | Path | None = None,
     command: str | None = None,
 ) -> Sweep:
     """Checks and plans a sweep; computes nothing. Raises BadInput, for all points at once."""
@@ -87,7 +87,7 @@ def run_sweep(
     overrides: Sequence[str] = (),
     metrics: Sequence[str] = (),
     variant: str = "",
-    project: Path | None = None,
+    project: str | Path | None = None,
     command: str | None = None,
     prefect: bool = True,
     track: bool = True,

@@ -90,7 +90,7 @@ def open_sweep(
     points: Sequence[Point],
     params: str | Path | Mapping[str, Any] | p.Params,
     overrides: Sequence[str],
-    project: Path | None,
+    project: str | Path | None,
     command: str | None,
 ) -> Sweep:
     """Reads, checks and plans every point. Reads no data. Raises BadInput, one line a fault, naming the

@@ -78,6 +78,23 @@ def plan(
     _commands("runs").plan(params, set or [], force or [], all, json)
 
 
+@app.command(epilog="Example: assay sweep --grid train.optimizer.lr=1e-3,3e-3 --grid seed=0..4 --metric gradient:rank")
+def sweep(
+    grid: Annotated[list[str] | None, typer.Option(help="a.b=v,v,0..4: every combination of all --grid.")] = None,
+    zip: Annotated[list[str] | None, typer.Option(help="a.b=v,v: all --zip move together.")] = None,
+    listed: Annotated[Path | None, typer.Option("--list", help="A YAML list of mappings path: value.")] = None,
+    params: ParamsOption = PARAMS,
+    set: SetOption = None,
+    metric: Annotated[list[str] | None, typer.Option(help="A number to look at beside the headline one.")] = None,
+    variant: Annotated[str, typer.Option(help="The only variant to look at.")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only plan the points.")] = False,
+    json: JsonOption = False,
+    server: Annotated[bool, typer.Option("--server/--no-server", help="Run as a Prefect flow.")] = True,
+) -> None:
+    """Run many points of the params as one run. Exit code 1: a point failed; 3: only gates failed."""
+    raise typer.Exit(_commands("sweep").sweep(grid, zip, listed, params, set, metric, variant, dry_run, json, server))
+
+
 @app.command(epilog="Example: assay stage train")
 def stage(
     name: Annotated[

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -88,41 +90,55 @@ def open_session(
 ) -> Session:
     """Reads and checks the params and plans the run. Reads no data. Raises BadInput."""
     cells.refresh()
-    file: Path | None = None
-    if isinstance(params, p.Params):
-        tree: Mapping[str, Any] = params.model_dump(mode="json")
-        checked = params
-    elif isinstance(params, Mapping):
-        import copy
-
-        own = copy.deepcopy(dict(params))
-        for override in overrides:
-            apply_override(own, override)
-        tree, checked = own, p.validate(own)
-    else:
-        file = Path(params)
-        tree = read_tree(file, overrides)
-        checked = p.validate(tree, str(params))
-    root = Path(project or (file.resolve().parent if file else Path.cwd())).resolve()
+    tree, file = raw_tree(params, overrides)
+    checked = params if isinstance(params, p.Params) and not overrides else p.validate(tree, str(file or "params"))
+    root = project_of(file, project)
     settings.apply(root)
     store = Store(store_root(checked.store.root, root))
     plan = plan_with_cache(checked, root)
-    shown = without_secrets(command or " ".join(["assay", *sys.argv[1:]]))
-    return Session(root, checked, plan, store, tree, file, shown, overrides)
+    return Session(root, checked, plan, store, tree, file, shown_command(command), overrides)
+
+
+def raw_tree(
+    params: str | Path | Mapping[str, Any] | p.Params, overrides: Sequence[str]
+) -> tuple[dict[str, Any], Path | None]:
+    """The raw tree of params, unchecked, and their file where they are one. Raises BadInput."""
+    if not isinstance(params, p.Params | Mapping):
+        return read_tree(Path(params), overrides), Path(params)
+    tree = params.model_dump(mode="json") if isinstance(params, p.Params) else copy.deepcopy(dict(params))
+    for override in overrides:
+        apply_override(tree, override)
+    return tree, None
+
+
+def project_of(file: Path | None, project: str | Path | None) -> Path:
+    """The project's folder: the one that is given, else that of the params file, else the working directory."""
+    return Path(project or (file.resolve().parent if file else Path.cwd())).resolve()
+
+
+def shown_command(command: str | None) -> str:
+    """The command as it is kept with what it computed."""
+    return without_secrets(command or " ".join(["assay", *sys.argv[1:]]))
 
 
 def plan_with_cache(params: p.Params, root: Path) -> Plan:
     """A plan, with the memory of code digests kept between processes."""
+    with code_memory(root):
+        return make_plan(params, root, resolve_device(params.device))
+
+
+@contextlib.contextmanager
+def code_memory(root: Path) -> Iterator[None]:
+    """Keeps the memory of code digests between processes, for the plans that are made in the block."""
     from assay.tasks import closure
 
     cells.refresh()
     memory = root / ".assay" / "cache" / "code.json"
     closure.load_cache(memory)
     before = len(closure._sources)
-    plan = make_plan(params, root, resolve_device(params.device))
+    yield
     if len(closure._sources) != before or not memory.exists():
         closure.save_cache(memory)
-    return plan
 
 
 def materialise(session: Session) -> None:

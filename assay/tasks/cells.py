@@ -316,4 +316,9 @@ def _asked_model(label: str, which: str, inputs: Mapping[str, Ref]) -> Ref:
 
 def takes_lab(function: Any) -> bool:
     """Whether a method's function asks for a lab."""
+    return _names_lab(getattr(function, "__func__", function))
+
+
+@functools.lru_cache(maxsize=4096)
+def _names_lab(function: Any) -> bool:
     return "lab" in inspect.signature(function).parameters

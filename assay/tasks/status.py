@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,11 +121,16 @@ def read_last(store: Store) -> dict[str, Any]:
 
 def write_last(plan: Plan, store: Store) -> None:
     """Remembers this run's cells by label, and marks their artifacts as used now."""
-    for cell in plan.cells.values():
-        if store.has(cell.slot, cell.key):
-            os.utime(store.folder(cell.slot, cell.key) / MANIFEST)
+    mark_used(plan.cells.values(), store)
     with store.lock("last"):
         rows = {**read_last(store), **{cell.label: [cell.slot, cell.key] for cell in plan.cells.values()}}
         temporary = store.root / "last.tmp"
         temporary.write_text(json.dumps(rows), encoding="utf-8")
         os.replace(temporary, store.root / "last.json")
+
+
+def mark_used(cells: Iterable[Cell], store: Store) -> None:
+    """Marks the artifacts of cells as used now."""
+    for cell in cells:
+        if store.has(cell.slot, cell.key):
+            os.utime(store.folder(cell.slot, cell.key) / MANIFEST)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from assay.flows import api
-from assay.plugins.contract import BadInput
+from assay.plugins.contract import BadInput, patch, tap
 from assay.tasks.artifacts import load_data, load_model
 from assay.tasks.compiled import compile_calls
 
@@ -128,6 +129,28 @@ def test_compiled_is_as_accurate(project: Path, plain: Trained, bf16: Trained) -
 def test_compiled_has_the_same_names(plain: Trained, compiled: Trained) -> None:
     assert names_and_types(compiled.folder) == names_and_types(plain.folder)
     assert not any("_orig_mod" in name for name in names_and_types(compiled.folder))
+
+
+def test_taps_and_patches_see_an_uncompiled_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled code passes hooks by that were registered after it was compiled."""
+    calls = []
+
+    def compiler(function: Callable[..., Any], dynamic: bool) -> Callable[..., Any]:
+        return lambda *inputs: calls.append("compiled") or function(*inputs)
+
+    monkeypatch.setattr(torch, "compile", compiler)
+    model, x = nn.Sequential(nn.Linear(3, 2), nn.Tanh()), torch.ones(1, 3)
+    monkeypatch.setattr(shutil, "which", str)  # nothing is compiled, so that no compiler is needed
+    compile_calls(model, CPU)
+    expected = model(x)
+    with tap(model, ["0"]) as seen:
+        torch.testing.assert_close(model(x), expected)
+    torch.testing.assert_close(seen["0"].tanh(), expected)
+    with patch(model, {"0": torch.zeros_like}):
+        assert not model(x).any()
+    assert calls == ["compiled"]
+    assert model(x).any()
+    assert calls == ["compiled"] * 2
 
 
 def test_without_a_compiler_it_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,11 +23,11 @@ HERE = Path(__file__).parent
 WITHOUT = ("prepare/", "train/batches/", "train/schedule/", "problems/", "search/", "study/")  # they see no device
 METHODS = [id for id in registry.index().entries if not id.startswith(WITHOUT)]
 BROKEN = {
-    "beside": "batch.x * torch.ones(8, 8)",
-    "drawn": "batch.x * torch.rand(8, 8, generator=ctx.rng, device=batch.x.device)",
+    "beside": "batch.x * torch.ones(batch.x.shape[1:])",
+    "drawn": "batch.x * torch.rand(batch.x.shape[1:], generator=ctx.rng, device=batch.x.device)",
     "left": "batch.x.cpu()",
     "viewed": "torch.from_numpy(batch.x.detach().numpy()).to(batch.x.device)",
-    "sound": "batch.x * torch.rand(8, 8, generator=ctx.rng).to(batch.x.device)",
+    "sound": "batch.x * torch.rand(batch.x.shape[1:], generator=ctx.rng).to(batch.x.device)",
 }
 METHOD = """
     import torch

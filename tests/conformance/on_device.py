@@ -24,7 +24,7 @@ import elsewhere
 from assay.plugins import registry, testing
 from assay.plugins.contract import Attribution, Batch, Bound, Context, NotAuditable, Record, Subject
 from assay.plugins.testing import given, links, loop
-from assay.plugins.testing.base import Case, Skipped, reseed, takes_lab
+from assay.plugins.testing.base import Case, Skipped, context, reseed, takes_lab
 from assay.plugins.testing.watch import stored_record
 from assay.plugins.testing.worlds import World, trained, worlds
 
@@ -53,15 +53,7 @@ class Place:
     def context(self, seed: int = 0) -> Context:
         """A context; its generator is the CPU's."""
         models = {role: self.model(3).requires_grad_(False) for role in ("teacher", "guide", "judge")}
-        return Context(
-            rng=torch.Generator().manual_seed(seed),
-            spec=self.world.data.spec,
-            seed=seed,
-            step=1,
-            progress=0.5,
-            device=self.device,
-            models=models,
-        )
+        return context(self.world.data.spec, seed, step=1, progress=0.5, device=self.device, models=models)
 
     def lab(self) -> Any:
         """The suite's lab, with models on the device."""
@@ -110,7 +102,7 @@ def subject(case: Case, place: Place, file: Path | None) -> Subject:
 
 def saliency(case: Case, place: Place) -> Any:
     found = case.method.attribute(place.model(), place.images(), place.world.score, place.context())
-    demand_there(found.values, place)
+    assert found.values.device.type == place.device.type, f"the answer is on {found.values.device}"
     return found.values
 
 
@@ -186,8 +178,8 @@ def augmented(case: Case, place: Place) -> Any:
 def loss(case: Case, place: Place) -> Any:
     model = place.model()
     values = case.method.loss(model, place.batch(), own(case, place, place.context()))
-    demand_there(values, place)
-    return [values, *(g for g in torch.autograd.grad(values.mean(), list(model.parameters()), allow_unused=True))]
+    assert values.device.type == place.device.type, f"the loss is on {values.device}"
+    return [values, *torch.autograd.grad(values.mean(), list(model.parameters()), allow_unused=True)]
 
 
 def training(place: Place, around: Sequence[Bound], ctx: Context, init: Callable[..., Any]) -> Any:
@@ -261,11 +253,6 @@ PROBES: Mapping[str, Callable[[Case, Place], Any]] = {
 def probe_of(id: str) -> Callable[[Case, Place], Any] | None:
     """What is asked of a method, by its id; None where no device is involved."""
     return next((probe for slot, probe in PROBES.items() if id.startswith(slot + "/")), None)
-
-
-def demand_there(values: Tensor, place: Place) -> None:
-    """Raises AssertionError where an answer is not on the device."""
-    assert values.device.type == place.device.type, f"the answer is on {values.device}, not on {place.device}"
 
 
 def different(first: Any, second: Any, path: str = "") -> str:

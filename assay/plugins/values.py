@@ -119,7 +119,9 @@ class Batch(Mapping[str, Tensor]):
 
     def to(self, device: torch.device | str) -> Batch:
         """The batch on a device."""
-        return Batch({k: v.to(device, non_blocking=True) for k, v in self._fields.items()})
+        # To the CPU nobody would wait: values could be read before they are there.
+        ahead = torch.device(device).type != "cpu"
+        return Batch({k: v.to(device, non_blocking=ahead) for k, v in self._fields.items()})
 
 
 @dataclass(frozen=True)

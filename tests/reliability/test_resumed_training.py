@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +104,21 @@ def test_same_bytes(
     train(tmp_path / "killed", data, spec)
     assert contents(tmp_path / "killed") == expected
     assert {f"checkpoints/epoch-{i:05d}.safetensors" for i in (0, 1, 2, 3)} <= set(expected)
+
+
+@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="there is no C++ compiler")
+def test_same_bytes_compiled(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the interruption lies just before the last, smaller batch: that one is compiled first then."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
+    spec = recipe({"compile": True})
+    train(tmp_path / "whole", data, spec)
+    per_epoch = -(-EXAMPLES // BATCH)
+    for at in (per_epoch - 1, 2 * per_epoch - 2):
+        with pytest.raises(Killed):
+            train(tmp_path / "killed", data, spec, stop_at=at)
+    train(tmp_path / "killed", data, spec)
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
 
 
 def test_the_comparison_can_fail(data: Path, tmp_path: Path) -> None:

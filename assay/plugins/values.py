@@ -312,15 +312,16 @@ class Context:
 class Ask:
     """A training that a method asks the lab for.
 
-    `changes` overrides values of the recipe by dotted path; `start` is None (a new model) or
-    "parent" (the model that a link or audit is given); `transforms` are `prepare` entries (mappings with
-    `name`) that the lab's data pass first; `models` gives the training's methods frozen models by role:
-    "dense", "parent", or the name of one of `trainings` that the asking method's parameters name.
+    `changes` overrides values of the recipe by dotted path; `start` is None (a new model), "parent" (the
+    model that a link or audit is given), or another ask (the model that it trains, on the same data);
+    `transforms` are `prepare` entries (mappings with `name`) that the lab's data pass first; `models` gives
+    the training's methods frozen models by role: "dense", "parent", or the name of one of `trainings` that the
+    asking method's parameters name.
     """
 
     changes: Mapping[str, Any] = field(default_factory=dict)
     seed: int | None = None
-    start: Literal["parent"] | None = None
+    start: Literal["parent"] | Ask | None = None
     transforms: Sequence[Mapping[str, Any]] = ()
     models: Mapping[str, str] = field(default_factory=dict)
 
@@ -343,10 +344,12 @@ class Trained:
 
 
 class Lab(Protocol):
-    """What a method that trains is given. `train` returns finished trainings or raises `Pending`."""
+    """What a method that trains is given. `train` returns finished trainings or raises `Pending`; `loss` is the
+    recipe's objective of predictions (N,), None where that is no function of predictions alone."""
 
     data: Data
     recipe: Mapping[str, Any]
+    loss: Callable[[Tensor, Batch], Tensor] | None
 
     def new_model(self, seed: int) -> nn.Module: ...
 

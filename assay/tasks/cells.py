@@ -301,6 +301,9 @@ def ask_cells(
         models = {r.removeprefix(RECIPE): ref for r, ref in inputs.items() if r.startswith(RECIPE)}
         models.update({role: _asked_model(label, which, inputs) for role, which in ask.models.items()})
         start = inputs["model"] if ask.start == "parent" else None
+        if isinstance(ask.start, Ask):
+            (before,) = ask_cells(f"{name} start", [ask.start], recipe, seed, env, stage, {**inputs, "data": data})
+            chain, start = [*chain, *before], before[-1].ref
         training = training_cell(name, changed, own_seed, data, env, start, models, stage)
         found.append([*chain, training])
     return found

@@ -11,7 +11,7 @@ from assay.plugins.contract import NotAuditable, Result, Subject
 from assay.tasks.artifacts import load_card, load_model, save_not_auditable, save_result
 from assay.tasks.export import export_onnx
 from assay.tasks.job import Job
-from assay.tasks.subject import Inference, inference_of, loss_of, make_subject, predictor
+from assay.tasks.subject import Inference, inference_of, loss_by, make_subject, predictor
 
 
 def evaluate(job: Job) -> None:
@@ -19,7 +19,7 @@ def evaluate(job: Job) -> None:
     reason where it cannot be asked of it."""
     method = job.method()
     inference = inference_of(job)
-    subject = make_subject(job.inputs, job.device, inference=inference, loss=loss_of(job))
+    subject = make_subject(job.inputs, job.device, inference=inference, loss=loss_by(job.method("objective")))
 
     def ask(one: Subject) -> Result:
         result: Result = method.evaluate(one, job.context(subject.spec, method.method_name()))

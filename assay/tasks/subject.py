@@ -116,9 +116,8 @@ def stored_inference(folder: Path) -> Inference:
     return Inference(Step(told["method"]["id"], told["method"]["params"]).method(), int(told["seed"]), named)
 
 
-def loss_of(job: Job) -> Callable[[Tensor, Batch], Tensor] | None:
-    """The objective's loss of predictions (N,), None where the objective calls the model itself."""
-    objective = job.method("objective")
+def loss_by(objective: Any) -> Callable[[Tensor, Batch], Tensor] | None:
+    """An objective's loss of predictions (N,), None where the objective calls the model itself."""
     score: Callable[[Tensor, Batch], Tensor] = objective.score
     return score if type(objective).loss is Objective.loss else None
 

@@ -156,6 +156,7 @@ class TinyLab:
     def __init__(self, world: World, parent: nn.Module | None = None):
         self.world = world
         self.data = world.data
+        self.loss = world.loss
         self.parent = parent
         self.asked: list[list[Ask]] = []
         self.recipe: Mapping[str, Any] = {

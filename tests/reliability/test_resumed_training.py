@@ -36,6 +36,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "batch norm": {"model": {"name": "small_cnn", "width": 8}},
     "vit": {"model": {"name": "vit", "dim": 8, "depth": 1, "heads": 2}},
     "bf16": {"precision": "bf16"},
+    "adahessian": {"optimizer": "adahessian"},
     "channels_last": {"model": {"name": "small_cnn", "width": 8}, "channels_last": True},
 }
 

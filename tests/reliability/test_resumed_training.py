@@ -37,6 +37,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "vit": {"model": {"name": "vit", "dim": 8, "depth": 1, "heads": 2}},
     "bf16": {"precision": "bf16"},
     "adahessian": {"optimizer": "adahessian"},
+    "upgrad": {"around": ["upgrad"]},
     "channels_last": {"model": {"name": "small_cnn", "width": 8}, "channels_last": True},
 }
 

@@ -38,6 +38,9 @@ RECIPES: dict[str, dict[str, Any]] = {
     "bf16": {"precision": "bf16"},
     "adahessian": {"optimizer": "adahessian"},
     "upgrad": {"around": ["upgrad"]},
+    "stablemax": {"objective": "stablemax"},
+    "orthograd": {"around": ["orthograd"]},
+    "prospect": {"around": [{"name": "prospect", "level": 0.3}]},
     "channels_last": {"model": {"name": "small_cnn", "width": 8}, "channels_last": True},
 }
 

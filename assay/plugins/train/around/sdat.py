@@ -29,7 +29,8 @@ class SDAT(Around):
     card = Card(
         title="A Closer Look at Smoothness in Domain Adversarial Training",
         paper="arxiv:2206.08213",
-        claim="On the target domain it is more accurate than plain domain adversarial training.",
+        claim="On the target domain it is more accurate than plain domain adversarial training (that smoothing "
+        "the adversarial loss too is worse did not show).",
         verdict="reproduced",
     )
     rho: float = Field(0.05, gt=0, description="radius of the ball, in the Euclidean norm over all weights")

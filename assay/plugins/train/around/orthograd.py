@@ -31,7 +31,7 @@ class OrthoGrad(Around):
         title="Grokking at the Edge of Numerical Stability",
         paper="arxiv:2501.04697",
         claim="Without weight decay a network generalises on a modular addition as soon as it fits it, where the "
-        "plain gradient leads to larger weights and softmax cross-entropy stalls.",
+        "plain gradient with softmax cross-entropy fits it alone (with one hidden layer it did not even fit).",
         verdict="reproduced",
     )
 

@@ -1,4 +1,8 @@
-"""Without weight decay orthogonal gradients generalise on a modular addition, where plain ones do not."""
+"""Without weight decay orthogonal gradients generalise on a modular addition, where plain ones do not.
+
+This needs the right setting: with one hidden layer of 128 units at a learning rate of 0.003 (one seed) orthogonal
+gradients fitted 0.58 of the training pairs in 10,000 steps and generalised to none.
+"""
 
 from __future__ import annotations
 

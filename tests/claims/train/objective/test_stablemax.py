@@ -1,7 +1,9 @@
 """Without weight decay StableMax goes on to generalise on a sparse parity, where softmax stalls.
 
-On modular additions small enough for a test (modulus 23, 31, a half to four fifths of the table, multi-layer
-perceptrons of one and two hidden layers, 10,000 steps) no delayed generalisation showed with either loss.
+On small modular additions, the paper's first example, it did not show. One seed each, test accuracy of StableMax
+at the end: modulus 31, half of the table, two hidden layers, 10,000 steps: 0.00; modulus 31, 0.6 of it, one layer,
+10,000: 0.01; modulus 23, 0.6, one layer, 10,000: 0.01; modulus 23, 0.8, two layers, 6,000: 0.09; modulus 47,
+0.6, two layers, 5,250: 0.04. The paper trains for up to 100,000 steps, modulus 113.
 """
 
 from __future__ import annotations

@@ -38,6 +38,15 @@ RECIPES: dict[str, dict[str, Any]] = {
     "batch norm": {"model": {"name": "small_cnn", "width": 8}},
     "vit": {"model": {"name": "vit", "dim": 8, "depth": 1, "heads": 2}},
     "bf16": {"precision": "bf16"},
+    "adahessian": {"optimizer": "adahessian"},
+    "upgrad": {"around": ["upgrad"]},
+    "stablemax": {"objective": "stablemax"},
+    "orthograd": {"around": ["orthograd"]},
+    "prospect": {"around": [{"name": "prospect", "level": 0.3}]},
+    "gradient reversal": {"penalty": ["gradient_reversal"]},
+    "sdat": {"penalty": ["gradient_reversal"], "around": ["sdat"]},
+    "deep supervision": {"penalty": ["deep_supervision"], "model": {"name": "mlp", "hidden": [8, 8]}},
+    "causirl": {"penalty": ["causirl"]},
     "channels_last": {"model": {"name": "small_cnn", "width": 8}, "channels_last": True},
 }
 
@@ -51,7 +60,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data set artifact of random images."""
     rng = np.random.default_rng(0)
     splits = {
-        name: Split({"x": rng.random((n, 1, 8, 8), dtype=np.float32), "y": np.arange(n) % 4})
+        name: Split({"x": rng.random((n, 1, 8, 8), dtype=np.float32), "y": np.arange(n) % 4, "group": np.arange(n) % 2})
         for name, n in (("train", EXAMPLES), ("validation", 20), ("test", 20))
     }
     folder = tmp_path_factory.mktemp("data")

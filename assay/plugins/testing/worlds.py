@@ -139,7 +139,8 @@ def train_steps(model: nn.Module, world: World, seed: int, steps: int) -> None:
 
 
 def blobs(count: int, channels: int, seed: int, invert: bool = False) -> Split:
-    """Images of 8 x 8 noisy pixels with a bright square whose place is the class; `mask` is the square."""
+    """Images of 8 x 8 noisy pixels with a bright square whose place is the class; `mask` is the square, `group`
+    one of two domains that do not differ."""
     rng = np.random.default_rng(seed)
     y = np.arange(count, dtype=np.int64) % 3
     x = rng.integers(0, 80, (count, channels, 8, 8)).astype(np.uint8)
@@ -148,7 +149,8 @@ def blobs(count: int, channels: int, seed: int, invert: bool = False) -> Split:
         top, left = ((0, 0), (0, 5), (5, 2))[label]
         mask[i, top : top + 3, left : left + 3] = True
         x[i, :, mask[i]] += rng.integers(120, 170, (9, channels)).astype(np.uint8)
-    return frozen(Split({"x": 255 - x if invert else x, "y": y, "mask": mask}))
+    domain = np.arange(count, dtype=np.int64) // 2 % 2
+    return frozen(Split({"x": 255 - x if invert else x, "y": y, "mask": mask, "group": domain}))
 
 
 def frozen(split: Split) -> Split:

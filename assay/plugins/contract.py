@@ -337,16 +337,23 @@ class Schedule(Method):
 @dataclass(frozen=True)
 class Gradients:
     """One gradient evaluation: the examples' losses (N,) or their mean, and one gradient a parameter,
-    in the order of `State.parameters()` (None where a parameter has none)."""
+    in the order of `State.parameters()` (None where a parameter has none). Where they were asked for apart,
+    each gradient has a row an example."""
 
     losses: Tensor
     grads: list[Tensor | None]
 
 
 class NextGradients(Protocol):
-    """The rest of the onion, called with a batch, weights of examples (N,), or other terms."""
+    """The rest of the onion, called with a batch, weights of examples (N,), or other terms.
 
-    def __call__(self, batch: Batch, weights: Tensor | None = None, terms: Terms | None = None) -> Gradients: ...
+    `apart` asks for one gradient an example: each of `grads` then is (N, *parameter). Raises BadInput where
+    another around is further in, or the losses are not one an example.
+    """
+
+    def __call__(
+        self, batch: Batch, weights: Tensor | None = None, terms: Terms | None = None, apart: bool = False
+    ) -> Gradients: ...
 
 
 class Around(Method):

@@ -29,7 +29,7 @@ BROKEN = [
     ("attribute.saliency", "no_description", """
         class Bad(Saliency):
             '''A fill.'''
-            card = Card(title="Bad")
+            card = Card(title="Bad", problems=("classification",))
             value: float = Field(1.0, ge=0)
             def attribute(self, model, batch, score, ctx):
                 return Attribution(torch.ones(batch.size, *batch.x.shape[2:]))
@@ -37,7 +37,7 @@ BROKEN = [
     ("attribute.saliency", "claim_without_verdict", """
         class Bad(Saliency):
             '''A fill.'''
-            card = Card(title="Bad", paper="arxiv:1", claim="It is good.")
+            card = Card(title="Bad", problems=("classification",), paper="arxiv:1", claim="It is good.")
             def attribute(self, model, batch, score, ctx):
                 return Attribution(torch.ones(batch.size, *batch.x.shape[2:]))
      """, {"card"}),
@@ -45,14 +45,14 @@ BROKEN = [
         NAME = "Bad"
         class Bad(Saliency):
             '''A fill.'''
-            card = Card(title=NAME + " again")
+            card = Card(title=NAME + " again", problems=("classification",))
             def attribute(self, model, batch, score, ctx):
                 return Attribution(torch.ones(batch.size, *batch.x.shape[2:]))
      """, {"card"}),
     ("attribute.saliency", "no_bounds", """
         class Bad(Saliency):
             '''A fill.'''
-            card = Card(title="Bad")
+            card = Card(title="Bad", problems=("classification",))
             value: float | None = Field(None, description="any number")
             def attribute(self, model, batch, score, ctx):
                 return Attribution(torch.ones(batch.size, *batch.x.shape[2:]))
@@ -60,7 +60,7 @@ BROKEN = [
     ("attribute.saliency", "bad_default", """
         class Bad(Saliency):
             '''A fill.'''
-            card = Card(title="Bad")
+            card = Card(title="Bad", problems=("classification",))
             value: float = Field(3.0, ge=0, le=1, description="out of its own bounds", examples=[1.0])
             def attribute(self, model, batch, score, ctx):
                 return Attribution(torch.ones(batch.size, *batch.x.shape[2:]))
@@ -69,7 +69,7 @@ BROKEN = [
         class Bad(Saliency):
             '''A fill.'''
             model_config = dict(frozen=False, extra="ignore")
-            card = Card(title="Bad")
+            card = Card(title="Bad", problems=("classification",))
             values: list[float] = Field([1.0], description="a list")
             def attribute(self, model, batch, score, ctx):
                 return Attribution(torch.ones(batch.size, *batch.x.shape[2:]))
@@ -77,7 +77,7 @@ BROKEN = [
     ("attribute.saliency", "imports_the_frame", """
         class Bad(Saliency):
             '''A fill.'''
-            card = Card(title="Bad")
+            card = Card(title="Bad", problems=("classification",))
             def attribute(self, model, batch, score, ctx):
                 from assay import tasks
                 return Attribution(torch.ones(batch.size, *batch.x.shape[2:]))
@@ -85,7 +85,7 @@ BROKEN = [
     ("attribute.saliency", "leaves_a_hook", """
         class Bad(Saliency):
             '''A hook of its own.'''
-            card = Card(title="Bad")
+            card = Card(title="Bad", problems=("classification",))
             def attribute(self, model, batch, score, ctx):
                 model.head.register_forward_hook(lambda *args: None)
                 return Attribution(torch.ones(batch.size, *batch.x.shape[2:]))
@@ -93,7 +93,7 @@ BROKEN = [
     ("attribute.saliency", "leaves_gradients", """
         class Bad(Saliency):
             '''backward() fills the parameters' gradients.'''
-            card = Card(title="Bad")
+            card = Card(title="Bad", problems=("classification",))
             def attribute(self, model, batch, score, ctx):
                 x = batch.x.clone().requires_grad_()
                 score(model(x), batch).sum().backward()
@@ -102,7 +102,7 @@ BROKEN = [
     ("attribute.saliency", "marks_the_batch", """
         class Bad(Saliency):
             '''Asks for gradients of the input it was given.'''
-            card = Card(title="Bad")
+            card = Card(title="Bad", problems=("classification",))
             def attribute(self, model, batch, score, ctx):
                 x = batch.x.requires_grad_()
                 return Attribution(torch.autograd.grad(score(model(x), batch).sum(), x)[0].sum(1))
@@ -110,7 +110,7 @@ BROKEN = [
     ("attribute.saliency", "mode_lost_in_an_exception", """
         class Bad(Saliency):
             '''Changes the mode and puts it back where nothing goes wrong.'''
-            card = Card(title="Bad")
+            card = Card(title="Bad", problems=("classification",))
             def attribute(self, model, batch, score, ctx):
                 model.layers.train()
                 model.layers.eval()
@@ -123,7 +123,7 @@ BROKEN = [
     ("attribute.saliency", "keeps_the_graph", """
         class Bad(Saliency):
             '''An answer that still holds its graph.'''
-            card = Card(title="Bad")
+            card = Card(title="Bad", problems=("classification",))
             def attribute(self, model, batch, score, ctx):
                 out = model(batch.x).sum(1)[:, None, None]
                 return Attribution(out.expand(-1, *batch.x.shape[2:]))
@@ -131,21 +131,21 @@ BROKEN = [
     ("attribute.saliency", "global_draws", """
         class Bad(Saliency):
             '''Draws from torch's global generator.'''
-            card = Card(title="Bad")
+            card = Card(title="Bad", problems=("classification",))
             def attribute(self, model, batch, score, ctx):
                 return Attribution(torch.rand(batch.size, *batch.x.shape[2:]))
      """, {"determinism", "batch_independence"}),
     ("attribute.saliency", "draws_in_order", """
         class Bad(Saliency):
             '''Draws depend on the place in the batch, not on the example's number.'''
-            card = Card(title="Bad")
+            card = Card(title="Bad", problems=("classification",))
             def attribute(self, model, batch, score, ctx):
                 return Attribution(torch.rand(batch.size, *batch.x.shape[2:], generator=ctx.rng))
      """, {"batch_independence"}),
     ("attribute.saliency", "batch_scaled", """
         class Bad(Saliency):
             '''Scaled by the batch's largest value.'''
-            card = Card(title="Bad")
+            card = Card(title="Bad", problems=("classification",))
             def attribute(self, model, batch, score, ctx):
                 values = batch.x.sum(1)
                 return Attribution(values / values.abs().max())
@@ -153,28 +153,28 @@ BROKEN = [
     ("attribute.saliency", "wrong_shape", """
         class Bad(Saliency):
             '''One value a channel too.'''
-            card = Card(title="Bad")
+            card = Card(title="Bad", problems=("classification",))
             def attribute(self, model, batch, score, ctx):
                 return Attribution(batch.x.clone())
      """, {"map_shape"}),
     ("attribute.removal", "forgets", """
         class Bad(Removal):
             '''Takes everything away.'''
-            card = Card(title="Bad")
+            card = Card(title="Bad", problems=("classification",))
             def remove(self, batch, keep, ctx):
                 return torch.zeros_like(batch.x)
      """, {"keeping_all"}),
     ("attribute.agreement", "collapsed", """
         class Bad(Agreement):
             '''1 minus the distance: equal zeros agree.'''
-            card = Card(title="Bad")
+            card = Card(title="Bad", problems=("classification",))
             def agree(self, a, b):
                 return 1 - (a.values - b.values).abs().flatten(1).mean(1)
      """, {"agreement"}),
     ("evaluate.accuracy", "mean_differs", """
         class Bad(Evaluator):
             '''The mean over examples is not the number.'''
-            card = Card(title="Bad")
+            card = Card(title="Bad", problems=("classification",))
             def evaluate(self, subject, ctx):
                 batch = subject.data["main"].test.batch(slice(0, 24))
                 right = (subject.predict(batch).argmax(1) == batch.y).double()
@@ -183,14 +183,14 @@ BROKEN = [
     ("evaluate.accuracy", "undefined", """
         class Bad(Evaluator):
             '''No definition, and not a number without a word.'''
-            card = Card(title="Bad")
+            card = Card(title="Bad", problems=("classification",))
             def evaluate(self, subject, ctx):
                 return Result({"n": Number(float("nan"), "%", 1, "a number")})
      """, {"result"}),
     ("evaluate.accuracy", "trains_the_model", """
         class Bad(Evaluator):
             '''Leaves the model in training mode.'''
-            card = Card(title="Bad")
+            card = Card(title="Bad", problems=("classification",))
             def evaluate(self, subject, ctx):
                 subject.model.train()
                 return Result({"n": Number(1.0, "", 1, "one")})
@@ -198,7 +198,7 @@ BROKEN = [
     ("evaluate.accuracy", "by_batch", """
         class Bad(Evaluator):
             '''A mean of the batches' means.'''
-            card = Card(title="Bad")
+            card = Card(title="Bad", problems=("classification",))
             def evaluate(self, subject, ctx):
                 split = subject.data["main"].test
                 means = [subject.predict(b).softmax(1).amax().item() for b in split.batches(ctx.batch_limit)]
@@ -207,7 +207,7 @@ BROKEN = [
     ("evaluate.accuracy", "by_neighbours", """
         class Bad(Evaluator):
             '''An example's value is relative to the others'.'''
-            card = Card(title="Bad")
+            card = Card(title="Bad", problems=("classification",))
             def evaluate(self, subject, ctx):
                 split = subject.data["main"].test
                 p = subject.predict(split.batch(slice(0, len(split)))).softmax(1).amax(1).double()
@@ -217,7 +217,7 @@ BROKEN = [
     ("evaluate.accuracy", "silent_refusal", """
         class Bad(Evaluator):
             '''Not auditable, without a reason.'''
-            card = Card(title="Bad")
+            card = Card(title="Bad", problems=("classification",))
             def evaluate(self, subject, ctx):
                 raise NotAuditable
      """, {"result", "names", "subject_untouched", "subject_untouched_after_an_exception", "same_result",
@@ -225,7 +225,7 @@ BROKEN = [
     ("evaluate.accuracy", "other_names", """
         class Bad(Evaluator):
             '''Announces another number than it gives.'''
-            card = Card(title="Bad")
+            card = Card(title="Bad", problems=("classification",))
             def numbers(self):
                 return ("m",)
             def evaluate(self, subject, ctx):
@@ -234,7 +234,7 @@ BROKEN = [
     ("compress.prune", "recomputes", """
         class Bad(Link):
             '''Decides again when applied, by the weights that it finds.'''
-            card = Card(title="Bad")
+            card = Card(title="Bad", problems=("classification",))
             def fit(self, model, data, ctx):
                 return Record()
             def apply(self, model, record):
@@ -247,7 +247,7 @@ BROKEN = [
     ("compress.prune", "in_place", """
         class Bad(Link):
             '''Changes the model that it is given.'''
-            card = Card(title="Bad")
+            card = Card(title="Bad", problems=("classification",))
             def fit(self, model, data, ctx):
                 return Record()
             def apply(self, model, record):
@@ -258,7 +258,7 @@ BROKEN = [
     ("compress.prune", "fits_in_training_mode", """
         class Bad(Link):
             '''Leaves the model in training mode.'''
-            card = Card(title="Bad")
+            card = Card(title="Bad", problems=("classification",))
             def fit(self, model, data, ctx):
                 model.train()
                 return Record()
@@ -269,7 +269,7 @@ BROKEN = [
     ("compress.prune", "no_json", """
         class Bad(Link):
             '''A record that cannot be stored.'''
-            card = Card(title="Bad")
+            card = Card(title="Bad", problems=("classification",))
             def fit(self, model, data, ctx):
                 return Record({"shape": model.head.weight.shape, "dtype": torch.float32})
             def apply(self, model, record):
@@ -279,7 +279,7 @@ BROKEN = [
     ("compress.prune", "asks_otherwise", """
         class Bad(Link):
             '''Announces another training than it asks for.'''
-            card = Card(title="Bad")
+            card = Card(title="Bad", problems=("classification",))
             def asks(self):
                 return [Ask({"epochs": 1}, start="parent")]
             def fit(self, model, data, ctx, lab):
@@ -292,7 +292,7 @@ BROKEN = [
     ("compress.prune", "loose", """
         class Bad(Link):
             '''A constraint that does not hold what it says.'''
-            card = Card(title="Bad")
+            card = Card(title="Bad", problems=("classification",))
             def fit(self, model, data, ctx):
                 return Record()
             def apply(self, model, record):
@@ -313,7 +313,7 @@ BROKEN = [
                 return self.inner(x.detach())
         class Bad(Link):
             '''Takes gradients away and does not say so.'''
-            card = Card(title="Bad")
+            card = Card(title="Bad", problems=("classification",))
             def fit(self, model, data, ctx):
                 return Record()
             def apply(self, model, record):
@@ -323,7 +323,7 @@ BROKEN = [
     ("prepare.source", "by_chance", """
         class Bad(Source):
             '''Other data each time.'''
-            card = Card(title="Bad")
+            card = Card(title="Bad", problems=("classification",))
             def load(self, ctx):
                 x = np.random.default_rng().random((6, 1, 4, 4), dtype=np.float32)
                 split = Split({"x": x, "y": np.arange(6) % 2})
@@ -332,7 +332,7 @@ BROKEN = [
     ("prepare.source", "out_of_range", """
         class Bad(Source):
             '''A label beyond the classes, and doubles.'''
-            card = Card(title="Bad")
+            card = Card(title="Bad", problems=("classification",))
             def load(self, ctx):
                 split = Split({"x": np.zeros((6, 1, 4, 4), dtype=np.uint8), "y": np.arange(6)})
                 return Data(DataSpec(shape=(1, 4, 4), classes=("a", "b")), {"train": split, "test": split})
@@ -340,7 +340,7 @@ BROKEN = [
     ("prepare.transform", "in_place", """
         class Bad(Transform):
             '''Writes into the arrays.'''
-            card = Card(title="Bad")
+            card = Card(title="Bad", problems=("classification",))
             def apply(self, data, record):
                 for split in data.splits.values():
                     split.fields["x"][0] = 0
@@ -349,21 +349,21 @@ BROKEN = [
     ("prepare.transform", "stale_spec", """
         class Bad(Transform):
             '''Crops the images and leaves the spec as it was.'''
-            card = Card(title="Bad")
+            card = Card(title="Bad", problems=("classification",))
             def apply(self, data, record):
                 return data.map(lambda name, split: split.replace(x=split.fields["x"][:, :, :4]))
      """, {"apply"}),
     ("prepare.transform", "serves_by_label", """
         class Bad(Transform):
             '''Says that new data can pass it, and needs labels.'''
-            card = Card(title="Bad", serves=True)
+            card = Card(title="Bad", problems=("classification",), serves=True)
             def apply(self, data, record):
                 return data.map(lambda name, split: split.replace(y=split.fields["y"].copy()))
      """, {"serving"}),
     ("train.model", "no_head", """
         class Bad(Model):
             '''Layers alone, of fixed size.'''
-            card = Card(title="Bad")
+            card = Card(title="Bad", problems=("classification",))
             def build(self, spec, ctx):
                 size = int(np.prod(spec.shape))
                 return nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(size, 3))
@@ -379,7 +379,7 @@ BROKEN = [
                 return self.head(F.dropout(self.layers(x), 0.5))
         class Bad(Model):
             '''Ignores the seed, drops out in eval mode, and has parameters of no use.'''
-            card = Card(title="Bad")
+            card = Card(title="Bad", problems=("classification",))
             def build(self, spec, ctx):
                 torch.manual_seed(3)
                 return Net(int(np.prod(spec.shape)), spec.n_outputs)
@@ -387,7 +387,7 @@ BROKEN = [
     ("train.batches", "short", """
         class Bad(Batches):
             '''Says one batch more than it gives, drawn from the global generator.'''
-            card = Card(title="Bad")
+            card = Card(title="Bad", problems=("classification",))
             def epoch(self, data, ctx):
                 return [torch.randperm(len(data))[:4]]
             def steps(self, data):
@@ -396,7 +396,7 @@ BROKEN = [
     ("train.augment", "writes", """
         class Bad(Augment):
             '''Writes into the batch.'''
-            card = Card(title="Bad")
+            card = Card(title="Bad", problems=("classification",))
             def augment(self, batch, ctx):
                 batch.x.mul_(0.5)
                 return batch
@@ -404,14 +404,14 @@ BROKEN = [
     ("train.augment", "hard_labels_only", """
         class Bad(Augment):
             '''Cannot take labels that are probabilities already.'''
-            card = Card(title="Bad")
+            card = Card(title="Bad", problems=("classification",))
             def augment(self, batch, ctx):
                 return batch.replace(y=F.one_hot(batch.y, 3).float())
      """, {"augment"}),
     ("train.objective", "hard_labels_only", """
         class Bad(Objective):
             '''Takes the most likely class of soft labels for granted.'''
-            card = Card(title="Bad")
+            card = Card(title="Bad", problems=("classification",))
             def score(self, output, batch):
                 y = batch.y if batch.y.ndim == 1 else batch.y[:, 0].long()
                 return F.cross_entropy(output, y, reduction="none")
@@ -419,7 +419,7 @@ BROKEN = [
     ("train.objective", "coupled_unsaid", """
         class Bad(Objective):
             '''Weighs an example by the others' losses.'''
-            card = Card(title="Bad")
+            card = Card(title="Bad", problems=("classification",))
             def score(self, output, batch):
                 losses = F.cross_entropy(output, batch.y, reduction="none")
                 return losses * losses.detach().softmax(0)
@@ -427,7 +427,7 @@ BROKEN = [
     ("train.penalty", "detached", """
         class Bad(Penalty):
             '''No gradient.'''
-            card = Card(title="Bad")
+            card = Card(title="Bad", problems=("classification",))
             def loss(self, model, batch, ctx):
                 return ctx.forward(model, batch).square().mean(1).detach()
      """, {"loss"}),
@@ -444,28 +444,28 @@ BROKEN = [
                         p -= group["lr"] * self.velocity[p]
         class Bad(Optimizer):
             '''Keeps its velocity where no checkpoint sees it.'''
-            card = Card(title="Bad")
+            card = Card(title="Bad", problems=("classification",))
             def build(self, groups):
                 return Momentum(groups, self.lr)
      """, {"resume"}),
     ("train.optimizer", "own_rate", """
         class Bad(Optimizer):
             '''Does not heed the groups' learning rates.'''
-            card = Card(title="Bad")
+            card = Card(title="Bad", problems=("classification",))
             def build(self, groups):
                 return torch.optim.SGD([p for g in groups for p in g["params"]], lr=0.1)
      """, {"learning_rate"}),
     ("train.schedule", "negative", """
         class Bad(Schedule):
             '''Falls below zero.'''
-            card = Card(title="Bad")
+            card = Card(title="Bad", problems=("classification",))
             def factor(self, step, total):
                 return 1 - 2 * step / total
      """, {"factor"}),
     ("train.around", "moves_the_weights", """
         class Bad(Around):
             '''Climbs and does not come back.'''
-            card = Card(title="Bad")
+            card = Card(title="Bad", problems=("classification",))
             def gradients(self, next, state, batch, ctx):
                 with torch.no_grad():
                     for p in state.parameters():
@@ -475,7 +475,7 @@ BROKEN = [
     ("train.around", "remembers", """
         class Bad(Around):
             '''Keeps the last gradients outside the state.'''
-            card = Card(title="Bad")
+            card = Card(title="Bad", problems=("classification",))
             def gradients(self, next, state, batch, ctx):
                 found = next(batch)
                 last = ctx.__dict__.get("last", found.grads)
@@ -485,7 +485,7 @@ BROKEN = [
     ("train.learner", "forgets_the_terms", """
         class Bad(Learner):
             '''Its counter is not in the state.'''
-            card = Card(title="Bad")
+            card = Card(title="Bad", problems=("classification",))
             def init(self, model, terms, data, ctx):
                 own = {}
                 for bound in [terms.objective, *terms.penalties, *terms.around]:
@@ -506,7 +506,7 @@ BROKEN = [
     ("problems", "classification", """
         class Bad(Problem):
             '''Checks nothing, and its errors are signed.'''
-            card = Card(title="Bad")
+            card = Card(title="Bad", problems=("classification",))
             fields = ("x", "y")
             def check(self, data):
                 return None

@@ -3,6 +3,7 @@ inference by a method, evaluation along a training, and what cannot be asked of 
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from assay.plugins import registry
 from assay.plugins.contract import (
+    Around,
     Ask,
     BadInput,
     Batch,
@@ -20,13 +22,15 @@ from assay.plugins.contract import (
     Card,
     Context,
     DataSpec,
+    Gradients,
     Objective,
     Optimizer,
     Penalty,
     Schedule,
+    State,
     Terms,
 )
-from assay.plugins.train.learner.backprop import Backprop
+from assay.plugins.train.learner.backprop import Backprop, surrounded
 from assay.tasks import cells as c
 from assay.tasks import params as p
 from assay.tasks.plan import make_plan
@@ -163,6 +167,29 @@ def test_an_optimizer_may_differentiate_its_closures_gradients() -> None:
     assert float(logs["loss"]) == 75.0
     assert float(model.w) == pytest.approx(2.0)  # type: ignore[arg-type]
     assert model.w.grad is None
+
+
+class Rows(Around):
+    """Updates with the first example's gradient alone."""
+
+    card = Card(title="test")
+
+    def gradients(self, next: Any, state: State, batch: Batch, ctx: Context) -> Gradients:
+        found = next(batch, weights=torch.full((batch.size,), 2.0), apart=True)
+        return Gradients(found.losses, [None if g is None else g[0] for g in found.grads])
+
+
+def test_an_around_may_have_each_examples_gradient() -> None:
+    torch.manual_seed(0)
+    model, given = Counting(), batch()
+    inner = [Bound(Rows(), context(), "around.0")]
+    state = State(model, {}, {}, dataclasses.replace(terms(), around=inner))
+    found = surrounded(state, inner, given)
+    loss = 2 * model(given.x[:1])[0, 0].square()
+    expected = torch.autograd.grad(loss, list(model.parameters()))
+    assert all(torch.allclose(a, b) for a, b in zip(found.grads, expected, strict=True) if a is not None)
+    with pytest.raises(BadInput, match="must be the last"):
+        surrounded(state, [*inner, *inner], given)
 
 
 ENV = c.Env("cpu", 1, ".")

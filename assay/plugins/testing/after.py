@@ -111,7 +111,7 @@ def map_shape(case: Case) -> None:
     for world, _ in asked(case):
         batch = world.images()
         found = case.method.attribute(world.model(), batch, world.score, plain_context(world))
-        expected = (batch.size, *batch.x.shape[2:])
+        expected = (batch.size, *(batch.x.shape[2:] if batch.x.ndim == 4 else batch.x.shape[1:]))
         if found.over == "input":
             demand(found.values.shape == expected, f"values are {tuple(found.values.shape)}, not {expected}")
         demand(len(found.values) == batch.size, f"{len(found.values)} rows for {batch.size} examples")

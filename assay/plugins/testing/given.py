@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from assay.plugins.contract import (
@@ -30,16 +29,17 @@ from assay.plugins.contract import (
     Trained,
 )
 from assay.plugins.testing.base import Case, Skipped, context
-from assay.plugins.testing.worlds import World, train_steps
+from assay.plugins.testing.worlds import World, all_worlds, train_steps
 
 
 class TinyObjective(Objective):
-    """Cross-entropy."""
+    """What the world's model is trained on."""
 
     card = Card(title="The suite's objective")
+    world: str
 
     def score(self, output: Tensor, batch: Batch) -> Tensor:
-        return F.cross_entropy(output, batch.y, reduction="none")
+        return next(w for w in all_worlds() if w.name == self.world).loss(output, batch)
 
 
 class TinyOptimizer(Optimizer):
@@ -61,14 +61,14 @@ class TinySchedule(Schedule):
 
 
 def explain(world: World) -> Callable[[nn.Module, Batch], Attribution]:
-    """The gradient's largest magnitude over the channels, as a saliency to audit."""
+    """The gradient's magnitude, of images the largest over the channels, as a saliency to audit."""
 
     def gradient(model: nn.Module, batch: Batch) -> Attribution:
         x = batch.x.detach().requires_grad_()
         with torch.enable_grad():
             total = world.score(model(x), batch).sum()
             values = torch.autograd.grad(total, x)[0]
-        return Attribution(values.abs().amax(1))
+        return Attribution(values.abs().amax(1) if values.ndim == 4 else values.abs())
 
     return gradient
 
@@ -173,16 +173,16 @@ class TinyLab:
         return [self._train(ask) for ask in asks]
 
     def evaluate(self, model: nn.Module, evaluator: str | Mapping[str, Any]) -> Result:
-        """The mean error on the test split, whatever was asked for."""
+        """The mean loss on the test split, whatever was asked for."""
         batch = self.data.test.batch(slice(0, len(self.data.test)))
         with torch.no_grad():
-            wrong = (model(batch.x).argmax(1) != batch.y).double()
-        return Result({"error": Number(float(wrong.mean()), "share", -1, "share of wrong answers", wrong.numpy())})
+            losses = self.world.loss(model(batch.x), batch).double()
+        return Result({"loss": Number(float(losses.mean()), "", -1, "mean loss", losses.numpy())})
 
     def _train(self, ask: Ask) -> Trained:
         start = self.parent if ask.start == "parent" and self.parent is not None else self.world.fresh(ask.seed or 0)
         model = copy.deepcopy(start).requires_grad_(True)
-        train_steps(model, self.data, ask.seed or 0, steps=2)
+        train_steps(model, self.world, ask.seed or 0, steps=2)
         first = copy.deepcopy(start)
         kept = {"epoch-00000": first, "epoch-00001": model}
         return Trained(model, [{"epoch": 1, "loss": 1.0}], lambda name: copy.deepcopy(kept[name]), list(kept))

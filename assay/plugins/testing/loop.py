@@ -33,7 +33,7 @@ Step = Callable[[State, Context, Batch], Tensor]
 
 
 class TinyPenalty(Penalty):
-    """A penalty with a trained module of its own: it predicts the model's first logit."""
+    """A penalty with a trained module of its own: it predicts the model's first output."""
 
     card = Card(title="The suite's penalty")
 
@@ -41,9 +41,9 @@ class TinyPenalty(Penalty):
         return nn.Linear(1, 1)
 
     def loss(self, model: nn.Module, batch: Batch, ctx: Context) -> Tensor:
-        logit = ctx.forward(model, batch)[:, :1]
+        first = ctx.forward(model, batch).flatten(1)[:, :1]
         assert ctx.own is not None
-        error: Tensor = ctx.own(logit.detach()) - logit
+        error: Tensor = ctx.own(first.detach()) - first
         return 0.1 * error.square().squeeze(1)
 
 
@@ -68,7 +68,7 @@ class TinyAround(Around):
 def make_terms(world: World, around: list[Bound], penalties: bool = False) -> Terms:
     """The suite's own terms with these arounds."""
     own = [Bound(TinyPenalty(), plain_context(world, 11), "penalty.0")] if penalties else []
-    objective = Bound(TinyObjective(), plain_context(world, 10), "objective")
+    objective = Bound(TinyObjective(world=world.name), plain_context(world, 10), "objective")
     return Terms(objective, own, around, TinyOptimizer(lr=0.05), TinySchedule(), total_steps=2 * STEPS)
 
 
@@ -144,8 +144,12 @@ def resumes(world: World, start: Callable[[], tuple[State, Context]], step: Step
 def differentiate(state: State) -> NextGradients:
     """The innermost gradient evaluation."""
 
-    def next(batch: Batch, weights: Tensor | None = None, terms: Terms | None = None) -> Gradients:
+    def next(batch: Batch, weights: Tensor | None = None, terms: Terms | None = None, apart: bool = False) -> Gradients:
         losses = (terms or state.terms).losses(state.model, batch)
+        if apart:
+            each, rows = losses if weights is None else losses * weights, torch.eye(len(losses))
+            found = torch.autograd.grad(each, state.parameters(), rows, allow_unused=True, is_grads_batched=True)
+            return Gradients(losses.detach(), list(found))
         grads = torch.autograd.grad(mean_loss(losses, weights), state.parameters(), allow_unused=True)
         return Gradients(losses.detach(), list(grads))
 
@@ -229,7 +233,9 @@ def learner_state(case: Case, world: World) -> tuple[State, Context]:
     """A training with a penalty and an around that have state of their own."""
     around = Bound(TinyAround(), plain_context(world, 12), "around.0")
     ctx: Context = plain_context(world, 2)
-    state: State = case.method.init(world.fresh(5), make_terms(world, [around], penalties=True), world.data, ctx)
+    model = world.fresh(5)
+    model = case.method.apply(model, case.method.fit(model, world.data, plain_context(world, 3)))
+    state: State = case.method.init(model, make_terms(world, [around], penalties=True), world.data, ctx)
     return state, ctx
 
 
@@ -259,6 +265,7 @@ def finish(case: Case) -> None:
         model = case.method.finish(state).eval()
         with torch.no_grad():
             out = model(world.images().x)
-        demand(out.shape == (8, world.data.spec.n_outputs), f"predictions are {tuple(out.shape)}")
+            expected = world.model()(world.images().x).shape
+        demand(out.shape == expected, f"predictions are {tuple(out.shape)}, not {tuple(expected)}")
         demand(torch.isfinite(out).all(), "predictions are not finite")
         demand(sum(map(hooks, model.modules())) == 0, "hooks are left on the model")

@@ -15,7 +15,7 @@ from assay.plugins.contract import BadData, BadInput, Context, Data, Record, Spl
 from assay.plugins.testing.base import Case, Failed, Skipped, context, demand, promise, takes_lab, twice
 from assay.plugins.testing.given import TinyLab
 from assay.plugins.testing.watch import same, stored_record, untouched
-from assay.plugins.testing.worlds import WORLDS, World, frozen, worlds
+from assay.plugins.testing.worlds import World, frozen, gray_images, makers, worlds
 
 DOWNLOADS = "ASSAY_DOWNLOADS"
 
@@ -39,7 +39,8 @@ def sound_data(data: Any) -> None:
     demand(data.splits, "the data have no splits")
     for name, split in data.splits.items():
         x = split.fields["x"]
-        demand(x.dtype in (np.uint8, np.float32), f"x of split '{name}' is {x.dtype}: uint8 or float32")
+        kinds = (np.int64,) if data.spec.modality == "tokens" else (np.uint8, np.float32)
+        demand(x.dtype in kinds, f"x of split '{name}' is {x.dtype}, not one of {[k.__name__ for k in kinds]}")
         demand(x.shape[1:] == data.spec.shape, f"x of split '{name}' is {x.shape[1:]}, its spec {data.spec.shape}")
         lengths = {key: len(values) for key, values in split.fields.items()}
         demand(len(set(lengths.values())) == 1, f"fields of split '{name}' have different lengths: {lengths}")
@@ -57,7 +58,7 @@ def load(case: Case) -> None:
     Asked of sources that need neither a download nor a file of the user's."""
 
     def fetch() -> Data:
-        empty = context(WORLDS["classification"][0]().data.spec)
+        empty = context(gray_images().data.spec)
         data: Data = case.method.load(Offline(rng=empty.rng, spec=empty.spec))
         return data
 
@@ -142,10 +143,10 @@ def serving(case: Case) -> None:
 
 def its_worlds(case: Case) -> list[World]:
     """The worlds of the problem that is itself under test."""
-    makers = WORLDS.get(case.entry.file.stem)
-    if not makers:
+    found = makers().get(case.entry.file.stem)
+    if not found:
         raise Skipped("the suite has no data of this problem")
-    return [make() for make in makers]
+    return [make() for make in found]
 
 
 def without(field: str, name: str, split: Split) -> Split:
@@ -170,14 +171,16 @@ def fields(case: Case) -> None:
 
 @promise("problems")
 def predictions(case: Case) -> None:
-    """Targets, scores and errors are one number an example, scores have gradients, chance is finite."""
+    """Scores and errors are one number an example, targets a row, scores have gradients, chance is finite."""
     for world in its_worlds(case):
         batch = world.images()
         prediction = world.model()(batch.x).detach().requires_grad_()
         target = case.method.target(prediction)
         scores = case.method.score(prediction, target)
         errors = case.method.error(prediction, batch)
-        for what, values in (("target", target), ("score", scores), ("error", errors)):
+        demand(len(target) == batch.size, f"`target` gives {tuple(target.shape)}: one row an example is needed")
+        demand(case.method.same(target, target).all(), "a target is not the `same` as itself")
+        for what, values in (("score", scores), ("error", errors)):
             demand(values.shape == (batch.size,), f"`{what}` gives {tuple(values.shape)}, not ({batch.size},)")
             demand(torch.isfinite(values.double()).all(), f"`{what}` is not finite")
         demand((errors >= 0).all(), "an error is negative")

@@ -12,19 +12,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from assay.plugins import registry
 from assay.plugins.contract import BadInput, Batch, Context, DataSpec
 from assay.plugins.testing.base import Case, context, demand, promise, reseed, twice
 from assay.plugins.testing.given import export, plain_context, runtime
 from assay.plugins.testing.watch import close, hooks, same, stored_tensors, untouched
 from assay.plugins.testing.worlds import World, worlds
 
-SPECS = (
-    DataSpec(shape=(1, 8, 8), classes=("a", "b", "c")),
+SIZES = (
     DataSpec(shape=(1, 28, 28), classes=tuple("0123456789")),
     DataSpec(shape=(3, 16, 12), classes=("a", "b"), low=(-2.0,) * 3, high=(2.0,) * 3, scale=(4.0,) * 3),
 )
 
 # models
+
+
+def specs(case: Case) -> list[DataSpec]:
+    """What the model is built for: the worlds that its card allows, and images of other sizes to classify."""
+    found = [world.data.spec for world in worlds(case)]
+    classifies = {"any", "classification"} & set(case.cls.card.problems)
+    return [*found, *SIZES] if classifies else found
 
 
 def build(case: Case, spec: DataSpec, seed: int = 0) -> nn.Module:
@@ -35,31 +42,43 @@ def build(case: Case, spec: DataSpec, seed: int = 0) -> nn.Module:
 
 
 def inputs(spec: DataSpec, count: int = 4) -> Tensor:
-    """Random inputs within the pixels' bounds."""
-    return torch.rand((count, *spec.shape), generator=torch.Generator().manual_seed(0))
+    """Random inputs: numbers in [0, 1), tokens as numbers of classes."""
+    rng = torch.Generator().manual_seed(0)
+    if spec.modality == "tokens":
+        return torch.randint(spec.n_outputs, (count, *spec.shape), generator=rng)
+    return torch.rand((count, *spec.shape), generator=rng)
 
 
 def buildable(case: Case) -> Iterator[DataSpec]:
-    """The specs that the model can be built for; one of 8 x 8 pixels must be among them."""
-    for spec in SPECS:
+    """The specs that the model can be built for; the first of each problem must be among them."""
+    problems = set()
+    for spec in specs(case):
         try:
             build(case, spec)
         except BadInput as error:
-            demand(spec is not SPECS[0], f"it cannot be built for images of 8 x 8 pixels: {error}")
+            demand(spec.problem in problems, f"it cannot be built for {spec.problem} of shape {spec.shape}: {error}")
             continue
+        problems.add(spec.problem)
         yield spec
+
+
+def predicted(spec: DataSpec) -> tuple[int, ...]:
+    """The shape of a prediction of one example, as the problem says."""
+    problem = registry.make("problems", spec.problem)
+    return tuple(problem.output(spec))
 
 
 @promise("train/model")
 def shape(case: Case) -> None:
-    """It has `layers` and `head`, one output a class for images of several sizes, and leaves no hook."""
+    """It has `layers` and `head`, predictions of the problem's shape for inputs of several sizes, and leaves no
+    hook."""
     for spec in buildable(case):
         model = build(case, spec).eval()
         names = dict(model.named_children())
         demand({"layers", "head"} <= set(names), f"its children are {sorted(names)}: `layers` and `head` are needed")
         with torch.no_grad():
             out = model(inputs(spec))
-        expected = (4, spec.n_outputs)
+        expected = (4, *predicted(spec))
         demand(out.shape == expected, f"for {spec.shape} it gives {tuple(out.shape)}, not {expected}")
         demand(torch.isfinite(out).all(), f"for {spec.shape} its outputs are not finite")
         demand(sum(map(hooks, model.modules())) == 0, "it has hooks")
@@ -69,7 +88,7 @@ def shape(case: Case) -> None:
 def determinism(case: Case) -> None:
     """The same global seed builds the same weights, another seed others; a stored state dict makes a
     rebuilt model equal."""
-    spec = SPECS[0]
+    spec = specs(case)[0]
     first, second, other = build(case, spec, 0), build(case, spec, 0), build(case, spec, 1)
     same(first, second, "two models of one seed")
     moved = any(not torch.equal(a, b) for a, b in zip(first.parameters(), other.parameters()))
@@ -95,10 +114,9 @@ def evaluation_mode(case: Case) -> None:
 @promise("train/model")
 def trains(case: Case) -> None:
     """One step down the gradient reaches every trainable parameter with a finite gradient."""
-    spec = SPECS[0]
+    spec = specs(case)[0]
     model = build(case, spec).train()
-    y = torch.arange(4) % spec.n_outputs
-    F.cross_entropy(model(inputs(spec)), y).backward()
+    (model(inputs(spec)) - 1.0).square().mean().backward()
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             gradient = parameter.grad
@@ -109,7 +127,7 @@ def trains(case: Case) -> None:
 @promise("train/model")
 def exports(case: Case) -> None:
     """Its ONNX export gives the same logits in onnxruntime, for any batch size."""
-    spec = SPECS[0]
+    spec = specs(case)[0]
     model = build(case, spec).eval()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.onnx")
@@ -171,12 +189,12 @@ def augment(case: Case) -> None:
         with untouched(batch=batch):
             first, second = twice(partial(augmented, case, world, batch))
         same(first, second, "two augmented batches of one seed")
-        sound_batch(first, batch)
+        sound_batch(first, batch, world)
         ctx = prepared(case, world)
-        sound_batch(case.method.augment(case.method.augment(batch, ctx), ctx), batch)
+        sound_batch(case.method.augment(case.method.augment(batch, ctx), ctx), batch, world)
 
 
-def sound_batch(found: Any, given: Batch) -> None:
+def sound_batch(found: Any, given: Batch, world: World) -> None:
     """Raises Failed where an augmented batch is not fit to train on."""
     demand(isinstance(found, Batch), f"it returns a {type(found).__name__}, not a Batch")
     demand(set(given) <= set(found), f"fields went missing: {sorted(set(given) - set(found))}")
@@ -186,7 +204,7 @@ def sound_batch(found: Any, given: Batch) -> None:
     demand(len(set(lengths.values())) == 1, f"fields have different lengths: {lengths}")
     for name, values in found.items():
         demand(torch.isfinite(values.double()).all(), f"field '{name}' is not finite")
-    if found.y.is_floating_point():
+    if world.problem == "classification" and found.y.is_floating_point():
         demand((found.y >= 0).all(), "a label's probability is negative")
         close(found.y.sum(1), torch.ones(len(found.y)), "the sum of a label's probabilities")
 

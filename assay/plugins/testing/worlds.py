@@ -1,6 +1,7 @@
 """What the methods are tried on: tiny data, a tiny model, and all that a method may be given.
 
-Everything is made here from seeds, so that the suite depends on no method, file or network.
+Everything is made here from seeds, so that the suite depends on no method, file or network. The worlds of
+classification are here, those of another problem in `world_<problem>.py`; `makers` names them all.
 """
 
 from __future__ import annotations
@@ -30,9 +31,24 @@ class Exploded(Exception):
     """What a model whose fuse has burnt down raises in the middle of its forward pass."""
 
 
-class TinyNet(nn.Module):
-    """Two convolutions with normalisation, then a linear head. With `fuse` n its n-th forward pass from
-    then on raises Exploded between `layers` and `head`."""
+class Fused(nn.Module):
+    """A network that calls `burn` between `layers` and `head`: with `fuse` n its n-th forward pass from then
+    on raises Exploded there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fuse = 0
+
+    def burn(self) -> None:
+        """One pass less to go. Raises Exploded."""
+        if self.fuse:
+            self.fuse -= 1
+            if not self.fuse:
+                raise Exploded("the suite's model raises here on purpose")
+
+
+class TinyNet(Fused):
+    """Two convolutions with normalisation, then a linear head."""
 
     def __init__(self, channels: int, outputs: int):
         super().__init__()
@@ -42,22 +58,23 @@ class TinyNet(nn.Module):
         )
         self.pool = nn.AdaptiveAvgPool2d(2)
         self.head = nn.Linear(64, outputs)
-        self.fuse = 0
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (N, C, H, W) to logits (N, outputs)."""
         features = self.layers(x)
-        if self.fuse:
-            self.fuse -= 1
-            if not self.fuse:
-                raise Exploded("the suite's model raises here on purpose")
+        self.burn()
         out: Tensor = self.head(self.pool(features).flatten(1))
         return out
 
 
 @dataclass(frozen=True, eq=False)
 class World:
-    """A data set of one problem with a model trained on it. `target` and `score` are the problem's."""
+    """A data set of one problem with a model trained on it.
+
+    `target` and `score_of` are the problem's; `network` makes an untrained model with children `layers` and
+    `head` (and a `fuse` as TinyNet has, where it can), `loss` is what it is trained on, (N,), at the
+    learning rate `lr`.
+    """
 
     name: str
     problem: str
@@ -65,12 +82,15 @@ class World:
     other: Data
     target: Callable[[Tensor], Tensor]
     score_of: Callable[[Tensor, Tensor], Tensor]
+    network: Callable[[DataSpec], nn.Module]
+    loss: Callable[[Tensor, Batch], Tensor]
+    lr: float = 0.05
 
     def fresh(self, seed: int) -> nn.Module:
         """An untrained model in eval mode."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return TinyNet(self.data.spec.shape[0], self.data.spec.n_outputs).eval()
+            return self.network(self.data.spec).eval()
 
     def model(self, seed: int = 0) -> nn.Module:
         """A copy of the model trained from this seed, in eval mode."""
@@ -96,19 +116,20 @@ def trained(world: str, seed: int) -> nn.Module:
     """The tiny model of a world after a few steps; shared, so copy it."""
     place = next(w for w in all_worlds() if w.name == world)
     model = place.fresh(seed)
-    train_steps(model, place.data, seed, steps=12)
+    train_steps(model, place, seed, steps=12)
     return model
 
 
-def train_steps(model: nn.Module, data: Data, seed: int, steps: int) -> None:
+def train_steps(model: nn.Module, world: World, seed: int, steps: int) -> None:
     """A plain loop over the training split, in place; leaves eval mode and no gradients."""
     model.train()
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.05, momentum=0.9)
+    data = world.data
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=world.lr, momentum=0.9)
     rng = torch.Generator().manual_seed(seed)
     for _ in range(steps):
         batch = data.train.batch(torch.randperm(len(data.train), generator=rng)[:24].numpy())
         optimizer.zero_grad()
-        F.cross_entropy(model(batch.x), batch.y).backward()
+        world.loss(model(batch.x), batch).mean().backward()
         optimizer.step()
     optimizer.zero_grad()
     model.eval()
@@ -144,7 +165,7 @@ def gray_images() -> World:
         Data(spec, {"train": blobs(48, 1, seed, invert), "test": blobs(24, 1, seed + 1, invert)})
         for seed, invert in ((0, False), (2, True))
     )
-    return World("gray bytes", "classification", data, other, lambda p: p.argmax(1), picked)
+    return World("gray bytes", "classification", data, other, chosen, picked, tiny_net, entropy)
 
 
 def colour_images() -> World:
@@ -166,7 +187,22 @@ def colour_images() -> World:
         Data(spec, {"train": normal(blobs(48, 3, seed, invert)), "test": normal(blobs(24, 3, seed + 1, invert))})
         for seed, invert in ((4, False), (6, True))
     )
-    return World("normalised colour", "classification", data, other, lambda p: p.argmax(1), picked)
+    return World("normalised colour", "classification", data, other, chosen, picked, tiny_net, entropy)
+
+
+def tiny_net(spec: DataSpec) -> nn.Module:
+    """The network for images with classes."""
+    return TinyNet(spec.shape[0], spec.n_outputs)
+
+
+def entropy(output: Tensor, batch: Batch) -> Tensor:
+    """Cross-entropy (N,)."""
+    return F.cross_entropy(output, batch.y, reduction="none")
+
+
+def chosen(prediction: Tensor) -> Tensor:
+    """Each example's highest class."""
+    return prediction.argmax(1)
 
 
 def picked(prediction: Tensor, target: Tensor) -> Tensor:
@@ -174,20 +210,30 @@ def picked(prediction: Tensor, target: Tensor) -> Tensor:
     return prediction.gather(1, target[:, None]).squeeze(1)
 
 
-WORLDS: Mapping[str, Sequence[Callable[[], World]]] = {"classification": (gray_images, colour_images)}
-"""What there is to try a method on, by problem."""
+def makers() -> Mapping[str, Sequence[Callable[[], World]]]:
+    """What there is to try a method on, by problem."""
+    from assay.plugins.testing import world_regression
+
+    return {
+        "classification": (gray_images, colour_images),
+        "regression": (world_regression.vectors,),
+    }
+
+
+ANY = ("classification", "regression")
+"""The problems that a method for `any` is tried on."""
 
 
 @functools.cache
 def all_worlds() -> list[World]:
     """Every world."""
-    return [make() for makers in WORLDS.values() for make in makers]
+    return [make() for several in makers().values() for make in several]
 
 
 def worlds(case: Case) -> list[World]:
     """The worlds that a method's card allows. Raises Skipped where there is none."""
     problems = case.cls.card.problems
-    found = [w for w in all_worlds() if "any" in problems or w.problem in problems]
+    found = [w for w in all_worlds() if w.problem in (ANY if "any" in problems else problems)]
     if not found:
         raise Skipped(f"the suite has no data for problem {' or '.join(problems)}")
     modality = case.cls.card.modality

@@ -69,7 +69,7 @@ def hits(model: nn.Module, world: World) -> float:
 def test_the_score_drops_most_where_the_object_is_covered(seed: int) -> None:
     world = gray_images()
     untrained, trained = world.fresh(seed), world.fresh(seed)
-    train_steps(trained, world.data, seed, steps=40)
+    train_steps(trained, world, seed, steps=40)
     # Found 0.71 to 0.96 for the trained models, 0 to 0.38 for the untrained ones; chance is 0.14.
     assert hits(trained, world) > 0.6
     assert hits(trained, world) > hits(untrained, world) + 0.2

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from assay.plugins.contract import (
+    BadInput,
     Batch,
     Bound,
     Card,
@@ -92,18 +93,30 @@ def surrounded(state: State, around: Sequence[Bound], batch: Batch, given: Tenso
         return differentiate(state, batch, given)
     bound, *inner = around
 
-    def next(batch: Batch, weights: Tensor | None = None, terms: Terms | None = None) -> Gradients:
+    def next(batch: Batch, weights: Tensor | None = None, terms: Terms | None = None, apart: bool = False) -> Gradients:
         inside = state if terms is None else replace(state, terms=terms)
         both = weights if given is None else given if weights is None else given * weights
-        return surrounded(inside, inner, batch, both)
+        if apart and inner:
+            further = inner[0].method.method_name()
+            raise BadInput(f"train.around: {bound.method.method_name()} must be the last; {further} is further in")
+        return differentiate(inside, batch, both, apart) if apart else surrounded(inside, inner, batch, both)
 
     return bound.method.gradients(next, state, batch, bound.ctx)
 
 
-def differentiate(state: State, batch: Batch, weights: Tensor | None) -> Gradients:
-    """Losses of the batch and the gradient of their (weighted) mean, one a trainable parameter."""
+def differentiate(state: State, batch: Batch, weights: Tensor | None, apart: bool = False) -> Gradients:
+    """Losses of the batch and the gradient of their (weighted) mean, one a trainable parameter; or, `apart`,
+    of each (weighted) loss, a row an example."""
     with state.terms.autocast():
         losses = state.terms.losses(state.model, batch)
+    if apart:
+        if not losses.ndim:
+            raise BadInput("train.around: gradients of single examples were asked for, and the losses are one number")
+        each = losses if weights is None else losses * weights
+        rows = torch.autograd.grad(
+            each, state.parameters(), torch.eye(len(each)).to(each), allow_unused=True, is_grads_batched=True
+        )
+        return Gradients(losses.detach(), list(rows))
     grads = torch.autograd.grad(mean_loss(losses, weights), state.parameters(), allow_unused=True)
     return Gradients(losses.detach(), list(grads))
 

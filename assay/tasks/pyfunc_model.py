@@ -10,20 +10,22 @@ import numpy as np
 
 
 class AssayModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defined]
-    """Predictions of a model artifact for inputs as the model sees them, float32 (N, ...)."""
+    """Predictions of a model artifact for inputs as the model sees them (N, ...)."""
 
     def load_context(self, context: Any) -> None:
         """Loads the artifact."""
-        from assay.tasks.artifacts import load_model
+        from assay.tasks.artifacts import load_card, load_model
 
-        self.model = load_model(Path(context.artifacts["artifact"]))
+        folder = Path(context.artifacts["artifact"])
+        self.model, self.dtype = load_model(folder), load_card(folder).spec.dtype
 
     def predict(self, context: Any, model_input: np.ndarray, params: Any = None) -> np.ndarray:
-        """Predictions (N, outputs)."""
+        """Predictions (N, ...)."""
         import torch
 
         with torch.inference_mode():
-            found: np.ndarray = self.model(torch.as_tensor(np.asarray(model_input), dtype=torch.float32)).numpy()
+            x = torch.as_tensor(np.asarray(model_input), dtype=getattr(torch, self.dtype))
+            found: np.ndarray = self.model(x).numpy()
         return found
 
 

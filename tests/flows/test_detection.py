@@ -33,6 +33,7 @@ def test_a_detection_runs_to_its_gate(tmp_path: Path) -> None:
     assert not summary.collapsed
     share = summary.find("dense", "mask_share", "share", "gradient")
     area = summary.find("dense", "mask_share", "area", "gradient")
-    assert share is not None and area is not None
+    assert share is not None
+    assert area is not None
     assert share.value > area.value
     assert "triangle" in result.report.read_text(encoding="utf-8")

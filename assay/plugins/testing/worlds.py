@@ -212,11 +212,23 @@ def picked(prediction: Tensor, target: Tensor) -> Tensor:
 
 def makers() -> Mapping[str, Sequence[Callable[[], World]]]:
     """What there is to try a method on, by problem."""
-    from assay.plugins.testing import world_regression
+    from assay.plugins.testing import (
+        world_detection,
+        world_graph,
+        world_regression,
+        world_representation,
+        world_segmentation,
+        world_sequence,
+    )
 
     return {
         "classification": (gray_images, colour_images),
         "regression": (world_regression.vectors,),
+        "representation": (world_representation.embedded,),
+        "segmentation": (world_segmentation.maps,),
+        "detection": (world_detection.squares,),
+        "sequence": (world_sequence.tokens,),
+        "graph": (world_graph.rings,),
     }
 
 

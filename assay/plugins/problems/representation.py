@@ -17,7 +17,8 @@ class Representation(Problem):
     for evaluation, and for objectives that say so.
 
     The error of an example says how often another of its class is farther from it than one of another class,
-    within its batch. An attribution explains the embedding's length, which needs no label and no other model's embedding.
+    within its batch. An attribution explains the embedding's length, which needs no label and no other model's
+    embedding.
     """
 
     card = Card(

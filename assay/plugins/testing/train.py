@@ -31,7 +31,8 @@ def specs(case: Case) -> list[DataSpec]:
     """What the model is built for: the worlds that its card allows, and images of other sizes to classify."""
     found = [world.data.spec for world in worlds(case)]
     classifies = {"any", "classification"} & set(case.cls.card.problems)
-    return [*found, *SIZES] if classifies else found
+    sees = {"any", "image"} & set(case.cls.card.modality)
+    return [*found, *SIZES] if classifies and sees else found
 
 
 def build(case: Case, spec: DataSpec, seed: int = 0) -> nn.Module:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +39,7 @@ class Readouts(nn.Module):
         super().__init__()
         self.features = features
         widths = [features, *[width] * depth]
-        self.rounds = nn.ModuleList(Aggregate(a, b) for a, b in zip(widths, widths[1:]))
+        self.rounds = nn.ModuleList(Aggregate(a, b) for a, b in pairwise(widths))
 
     def forward(self, x: Tensor) -> Tensor:
         h, edges = x[..., : self.features], x[..., self.features :]

@@ -112,6 +112,7 @@ class World:
 
 
 @functools.lru_cache(maxsize=32)
+@torch.enable_grad()
 def trained(world: str, seed: int) -> nn.Module:
     """The tiny model of a world after a few steps; shared, so copy it."""
     place = next(w for w in all_worlds() if w.name == world)

@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from assay.flows import api
+from assay.plugins.contract import AssayError
 
 TREE: dict[str, Any] = {
     "prepare": [{"name": "source/shapes", "size": 16, "most": 2, "train": 192, "test": 32}],
@@ -41,3 +44,11 @@ def test_a_segmentation_runs_to_its_gate(tmp_path: Path) -> None:
     assert share is not None
     assert share.value > 0
     assert "triangle" in result.report.read_text(encoding="utf-8")
+
+
+def test_a_model_of_another_problem_is_refused(tmp_path: Path) -> None:
+    tree = {**TREE, "train": {"model": "small_cnn", "epochs": 1}, "attribute": {"saliency": []}}
+    expected = r"small_cnn predicts \[4\] for each example; segmentation needs \[4, 16, 16\]"
+    with pytest.raises(AssayError, match=expected) as raised:
+        api.run(tree, project=tmp_path, prefect=False, track=False)
+    assert raised.value.code == 2

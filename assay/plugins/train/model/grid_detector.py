@@ -18,6 +18,8 @@ class Decode(nn.Module):
     """Raw outputs (N, 4 + classes, h, w) to detections (N, h w, 6): the most probable class, its probability,
     and the box whose sides lie exp(output) strides left, above, right and below the cell's centre."""
 
+    centres: Tensor
+
     def __init__(self, height: int, width: int):
         super().__init__()
         rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
@@ -58,14 +60,15 @@ class GridDetector(Model):
         if height % STRIDE or width % STRIDE:
             raise BadInput(f"train.model: grid_detector takes sides that 4 divides, the images are {height} x {width}")
         wide = 2 * self.width
-        layers = OrderedDict(
+        layers: OrderedDict[str, nn.Module] = OrderedDict(
             stage1=stage(channels, self.width, 2),
             stage2=stage(self.width, wide, 2),
             stage3=stage(wide, wide, 1),
             stage4=stage(wide, wide, 1),
         )
         head = nn.Conv2d(wide, 4 + spec.n_outputs, 1)
-        nn.init.zeros_(head.weight[4:])  # the paper's prior: every class has probability 0.01 in every cell
-        nn.init.constant_(head.bias[4:], -4.6)
+        with torch.no_grad():  # the paper's prior: every class has probability 0.01 in every cell
+            head.get_parameter("weight")[4:] = 0
+            head.get_parameter("bias")[4:] = -4.6
         decode = Decode(height // STRIDE, width // STRIDE)
         return nn.Sequential(OrderedDict(layers=nn.Sequential(layers), head=head, decode=decode))

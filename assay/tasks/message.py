@@ -72,7 +72,7 @@ def _row(plan: Plan, store: Store, summary: Summary, facts: Mapping[str, Any], m
         "seconds": float(store.manifest(ref.slot, ref.key).get("seconds", 0)),
         "shape": list(card.spec.shape),
         "dtype": card.spec.dtype,
-        "output": list(registry.make("problems", card.spec.problem).output(card.spec)),
+        "outputs": list(registry.make("problems", card.spec.problem).output(card.spec)),
         "requirements": _requirements(card),
     }
 

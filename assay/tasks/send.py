@@ -228,7 +228,7 @@ def _log_model(client: Any, run: Any, row: Mapping[str, Any], files: Path) -> st
     model = there[0] if there else client.create_logged_model(experiment, row["model"], run_id)
     signature = ModelSignature(
         inputs=Schema([TensorSpec(np.dtype(row["dtype"]), (-1, *row["shape"]))]),
-        outputs=Schema([TensorSpec(np.dtype("float32"), (-1, *row["output"]))]),
+        outputs=Schema([TensorSpec(np.dtype("float32"), (-1, *row["outputs"]))]),
     )
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary) / "model"

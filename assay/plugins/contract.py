@@ -606,7 +606,7 @@ class Problem(Method):
         raise NotImplementedError
 
     def output(self, spec: DataSpec) -> tuple[int, ...]:
-        """The shape of one example's prediction."""
+        """The shape of one example's prediction; -1 where that is the model's own to decide."""
         return (spec.n_outputs,)
 
     def target(self, prediction: Tensor) -> Tensor:

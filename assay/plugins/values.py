@@ -41,9 +41,11 @@ class NotAuditable(Exception):
 class DataSpec(BaseModel):
     """What a model must know of its data.
 
-    `shape` is one example's shape, (C, H, W) for images. `low`, `high` are a valid pixel's bounds and
-    `scale` the length of one pixel unit ([0, 1] before normalisation), each per channel and in the
-    units that the model sees, so that a robustness budget in pixel units is `eps * scale`.
+    `shape` is one example's shape: (C, H, W) for images, (T,) for tokens, (V, F + V) for graphs of at most V
+    nodes (each node's features, then its row of the adjacency matrix; a row of zeros is no node). `low`,
+    `high` are a valid pixel's (or token's) bounds and `scale` the length of one pixel unit ([0, 1] before
+    normalisation), each per channel and in the units that the model sees, so that a robustness budget in
+    pixel units is `eps * scale`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -72,6 +74,11 @@ class DataSpec(BaseModel):
     def n_outputs(self) -> int:
         """Number of the model's outputs: one per class, or `outputs` where there are no classes."""
         return self.outputs or len(self.classes)
+
+    @property
+    def dtype(self) -> Literal["int64", "float32"]:
+        """The type of the numbers that a model takes: whole ones for tokens."""
+        return "int64" if self.modality == "tokens" else "float32"
 
 
 class Batch(Mapping[str, Tensor]):

@@ -32,6 +32,16 @@ def why_not(method: Any, problem: str) -> str:
     )
 
 
+def unfit(method: Any, modality: str) -> str:
+    """Why a method cannot take a data set's inputs, or '' where it can. Inputs are known once data are read."""
+    kinds = method.card.modality
+    if "any" not in kinds and modality not in kinds:
+        return f"{registry.method_id(method)} takes {' or '.join(kinds)}; the data set's inputs are {modality}"
+    if modality == "tokens" and "grad" in method.card.needs:
+        return "its inputs are tokens, which have no gradient"
+    return ""
+
+
 def faults(params: Any) -> Iterator[str]:
     """What cannot be computed at all: transforms, recipes and links that the data set's problem does not
     allow, and a problem whose predictions nothing draws."""

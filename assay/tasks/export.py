@@ -25,7 +25,8 @@ SESSION_CONFIG = {"session.x64quantprecision": "1"}
 
 
 def export_onnx(model: nn.Module, spec: DataSpec, path: Path) -> None:
-    """Writes a model in eval mode as an ONNX file: input `x` (batch, *spec.shape) float32, output `prediction`.
+    """Writes a model in eval mode as an ONNX file: input `x` (batch, *spec.shape) of the spec's type, output
+    `prediction`.
 
     The batch axis is free. A fake-quantised model becomes QuantizeLinear/DequantizeLinear pairs around its
     layers, with the weights stored as int8; run it with `session_options`. The given model is not changed.
@@ -36,7 +37,7 @@ def export_onnx(model: nn.Module, spec: DataSpec, path: Path) -> None:
     with _quiet():
         torch.onnx.export(
             plain,
-            (torch.zeros(2, *spec.shape),),
+            (torch.zeros(2, *spec.shape, dtype=getattr(torch, spec.dtype)),),
             str(path),
             dynamo=False,
             opset_version=OPSET,
@@ -59,9 +60,10 @@ def session(path: Path, threads: int) -> Callable[[np.ndarray], np.ndarray]:
 
     options = session_options(threads)
     runtime = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    kind = np.int64 if "int64" in runtime.get_inputs()[0].type else np.float32
 
     def predict(x: np.ndarray) -> np.ndarray:
-        (prediction,) = runtime.run([OUTPUT], {INPUT: np.ascontiguousarray(x, dtype=np.float32)})
+        (prediction,) = runtime.run([OUTPUT], {INPUT: np.ascontiguousarray(x, dtype=kind)})
         return np.asarray(prediction)
 
     return predict

@@ -75,7 +75,8 @@ def _row(plan: Plan, store: Store, summary: Summary, facts: Mapping[str, Any], m
         "data": [{name: row.get(name) for name in ("name", "source", "version", "sizes")} for row in data],
         "seconds": float(store.manifest(ref.slot, ref.key).get("seconds", 0)),
         "shape": list(card.spec.shape),
-        "outputs": card.spec.n_outputs,
+        "dtype": card.spec.dtype,
+        "outputs": list(registry.make("problems", card.spec.problem).output(card.spec)),
         "requirements": _requirements(card),
     }
 

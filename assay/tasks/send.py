@@ -192,8 +192,8 @@ def _log_model(client: Any, run: Any, row: Mapping[str, Any], files: Path) -> st
     there = client.search_logged_models([experiment], f"source_run_id = '{run_id}'")
     model = there[0] if there else client.create_logged_model(experiment, row["model"], run_id)
     signature = ModelSignature(
-        inputs=Schema([TensorSpec(np.dtype("float32"), (-1, *row["shape"]))]),
-        outputs=Schema([TensorSpec(np.dtype("float32"), (-1, row["outputs"]))]),
+        inputs=Schema([TensorSpec(np.dtype(row["dtype"]), (-1, *row["shape"]))]),
+        outputs=Schema([TensorSpec(np.dtype("float32"), (-1, *row["outputs"]))]),
     )
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary) / "model"

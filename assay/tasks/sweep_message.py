@@ -19,7 +19,7 @@ from assay.tasks.sweep_table import PointResult, SweepTable
 POINTS = "points"
 FILES = ("sweep.html", "sweep.csv", "sweep.json")
 # A sweep's models are not logged: what makes them is in the store, and `assay run` with a point's values logs one.
-LEFT_OUT = ("shape", "outputs", "requirements")
+LEFT_OUT = ("shape", "outputs", "dtype", "requirements")
 TAG_LENGTH = 4000
 
 Facts = Callable[[PointResult, Plan], Mapping[str, Any]]

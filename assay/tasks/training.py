@@ -16,7 +16,19 @@ import torch
 from torch import Tensor, nn
 
 from assay.plugins import registry
-from assay.plugins.contract import AssayError, Batch, Bound, Context, Data, Learner, Split, State, Terms, to_tensor
+from assay.plugins.contract import (
+    AssayError,
+    BadInput,
+    Batch,
+    Bound,
+    Context,
+    Data,
+    Learner,
+    Split,
+    State,
+    Terms,
+    to_tensor,
+)
 from assay.tasks.artifacts import (
     ModelCard,
     load_card,
@@ -373,9 +385,26 @@ def initial_model(data: Data, recipe: Recipe, seed: int, folder: Path) -> tuple[
         record = learner.fit(model, data, ctx)
         model = learner.apply(model, record)
         edits.append(step_of(learner, record))
+    _check_output(model, data, method.method_name())
     return model, ModelCard(
         spec=data.spec, model=step_of(method), edits=edits, preprocessing=load_steps(folder / "preprocessing")
     )
+
+
+def _check_output(model: nn.Module, data: Data, name: str) -> None:
+    """Raises BadInput where a model's predictions have not the shape that the data set's problem has."""
+    problem = registry.make("problems", data.spec.problem)
+    if problem.samples:
+        return
+    training = model.training
+    with torch.no_grad():
+        found = tuple(model.eval()(data.train.batch(slice(0, 2)).x).shape[1:])
+    model.train(training)
+    expected = problem.output(data.spec)
+    if len(found) != len(expected) or any(e not in (n, -1) for n, e in zip(found, expected)):
+        raise BadInput(
+            f"train.model: {name} predicts {list(found)} for each example; {data.spec.problem} needs {list(expected)}"
+        )
 
 
 def train(job: Job) -> None:

@@ -34,8 +34,10 @@ LINKS = [
 
 
 def names(slot: str) -> list[str]:
-    """Every method of a slot that is installed with Assay."""
-    return [e.id.rsplit("/", 1)[1] for e in registry.index().entries.values() if e.slot == slot and e.dist == "assay"]
+    """Every method of a slot that is installed with Assay and can classify."""
+    entries = [e for e in registry.index().entries.values() if e.slot == slot and e.dist == "assay"]
+    cards = {e.id.rsplit("/", 1)[1]: registry.load(e.id).card for e in entries}
+    return [n for n, c in cards.items() if {"any", "classification"} & set(c.problems)]
 
 
 def draw(seed: int) -> dict[str, Any]:

@@ -31,7 +31,8 @@ def specs(case: Case) -> list[DataSpec]:
     """What the model is built for: the worlds that its card allows, and images of other sizes to classify."""
     found = [world.data.spec for world in worlds(case)]
     classifies = {"any", "classification"} & set(case.cls.card.problems)
-    return [*found, *SIZES] if classifies else found
+    sees = {"any", "image"} & set(case.cls.card.modality)
+    return [*found, *SIZES] if classifies and sees else found
 
 
 def build(case: Case, spec: DataSpec, seed: int = 0) -> nn.Module:
@@ -79,7 +80,8 @@ def shape(case: Case) -> None:
         with torch.no_grad():
             out = model(inputs(spec))
         expected = (4, *predicted(spec))
-        demand(out.shape == expected, f"for {spec.shape} it gives {tuple(out.shape)}, not {expected}")
+        fits = len(out.shape) == len(expected) and all(e in (n, -1) for n, e in zip(out.shape, expected))
+        demand(fits, f"for {spec.shape} it gives {tuple(out.shape)}, not {expected} (-1 stands for any)")
         demand(torch.isfinite(out).all(), f"for {spec.shape} its outputs are not finite")
         demand(sum(map(hooks, model.modules())) == 0, "it has hooks")
 

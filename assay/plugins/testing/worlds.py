@@ -112,6 +112,7 @@ class World:
 
 
 @functools.lru_cache(maxsize=32)
+@torch.enable_grad()
 def trained(world: str, seed: int) -> nn.Module:
     """The tiny model of a world after a few steps; shared, so copy it."""
     place = next(w for w in all_worlds() if w.name == world)
@@ -214,11 +215,23 @@ def picked(prediction: Tensor, target: Tensor) -> Tensor:
 
 def makers() -> Mapping[str, Sequence[Callable[[], World]]]:
     """What there is to try a method on, by problem."""
-    from assay.plugins.testing import world_regression
+    from assay.plugins.testing import (
+        world_detection,
+        world_graph,
+        world_regression,
+        world_representation,
+        world_segmentation,
+        world_sequence,
+    )
 
     return {
         "classification": (gray_images, colour_images),
         "regression": (world_regression.vectors,),
+        "representation": (world_representation.embedded,),
+        "segmentation": (world_segmentation.maps,),
+        "detection": (world_detection.squares,),
+        "sequence": (world_sequence.tokens,),
+        "graph": (world_graph.rings,),
     }
 
 

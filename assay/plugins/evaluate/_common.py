@@ -32,6 +32,11 @@ def labels(split: Split) -> Tensor:
     return torch.from_numpy(np.asarray(split.fields["y"]).astype(np.int64))
 
 
+def rows(values: Tensor | np.ndarray) -> np.ndarray:
+    """Values of examples (N, ...) as float64 rows (N, D)."""
+    return np.asarray(values, dtype=np.float64).reshape(len(values), -1)
+
+
 def mean_number(each: np.ndarray, definition: str, direction: Literal[-1, 0, 1], unit: str = "") -> Number:
     """A number that is the mean over examples of `each` (N,)."""
     values = np.asarray(each, dtype=np.float64)

@@ -44,7 +44,7 @@ def asked(plan: Plan, summary: Summary, facts: Mapping[str, Any]) -> str:
     if section.saliency and plan.variants:
         text += (
             f" Does each variant still look at the same evidence? Asked with {words.listing(labels(section.saliency))} "
-            f"on {section.images:,} test images, against {words.count(len(plan.reseeded), 'retrained model')}."
+            f"on {section.images:,} test examples, against {words.count(len(plan.reseeded), 'retrained model')}."
         )
     return text
 

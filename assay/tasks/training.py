@@ -16,7 +16,19 @@ import torch
 from torch import Tensor, nn
 
 from assay.plugins import registry
-from assay.plugins.contract import AssayError, Batch, Bound, Context, Data, Learner, Split, State, Terms, to_tensor
+from assay.plugins.contract import (
+    AssayError,
+    BadInput,
+    Batch,
+    Bound,
+    Context,
+    Data,
+    Learner,
+    Split,
+    State,
+    Terms,
+    to_tensor,
+)
 from assay.tasks.artifacts import (
     ModelCard,
     load_card,
@@ -368,9 +380,27 @@ def initial_model(data: Data, recipe: Recipe, seed: int, folder: Path) -> tuple[
         record = learner.fit(model, data, ctx)
         model = learner.apply(model, record)
         edits.append(step_of(learner, record))
+    check_prediction(model, method, data)
     return model, ModelCard(
         spec=data.spec, model=step_of(method), edits=edits, preprocessing=load_steps(folder / "preprocessing")
     )
+
+
+def check_prediction(model: nn.Module, method: Any, data: Data) -> None:
+    """Raises BadInput where a new model's predictions have another shape than the data set's problem wants."""
+    problem = registry.make("problems", data.spec.problem)
+    if problem.samples:
+        return
+    training = model.training
+    with torch.no_grad():
+        found = tuple(model.eval()(data.train.batch(slice(0, 2)).x).shape[1:])
+    model.train(training)
+    wanted = tuple(problem.output(data.spec))
+    if found != wanted:
+        raise BadInput(
+            f"train.model: {method.method_name()} predicts {list(found)} for an example of shape "
+            f"{list(data.spec.shape)}; {data.spec.problem} needs {list(wanted)}"
+        )
 
 
 def train(job: Job) -> None:

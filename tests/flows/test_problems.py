@@ -6,7 +6,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import assay
+from assay.plugins.contract import AssayError
 
 SEEN = re.compile(r"<(style|script)>.*?</\1>|<[^>]+>", re.DOTALL)
 
@@ -61,3 +64,64 @@ def test_regression(tmp_path: Path) -> None:
     assert "the data are no images" in page
     assert "for the class" not in page
     assert "label flipped" not in page.split("Glossary")[0]
+
+
+def test_restoration(tmp_path: Path) -> None:
+    result, page = run(
+        tmp_path,
+        prepare=[
+            "source/digits",
+            {"name": "transform/subset", "train": 600, "test": 100},
+            {"name": "transform/degrade", "kind": "noise", "sigma": 0.2},
+        ],
+        train={
+            "model": {"name": "dncnn", "depth": 4, "width": 16},
+            "optimizer": {"name": "adamw", "lr": 0.005},
+            "batches": {"name": "shuffled", "size": 64},
+            "epochs": 4,
+        },
+        compress={
+            "pruned": [{"name": "prune/magnitude", "sparsity": 0.5}, {"name": "recover/finetune", "epochs": 1}],
+            "int8": ["quantize/int8_static"],
+        },
+        attribute={"saliency": ["gradient"], "agreement": ["rank"], "controls": ["random"], "images": 24},
+        evaluate=["fidelity/psnr", "fidelity/ssim", "cost/size"],
+        gates=["fidelity/psnr.drop <= 1", "fidelity/psnr.gain >= 0"],
+    )
+    assert result.summary.headline == "fidelity/psnr"
+    assert value(result, "dense", "fidelity/psnr") > 16
+    gain = next(r for r in result.summary.rows if (r.model, r.field) == ("dense", "gain"))
+    assert gain.low > 2
+    assert all(gate.passed for gate in result.summary.gates), result.summary.gates
+    assert {row.verdict for row in result.summary.rows if row.kind == "agreement" and row.model == "int8"} == {
+        "faithful"
+    }
+    assert "label flipped" not in page.split("Glossary")[0]
+
+
+def test_field(tmp_path: Path) -> None:
+    result, page = run(
+        tmp_path,
+        prepare=[{"name": "source/harmonics", "points": 400, "frequency": 1.5}],
+        train={
+            "model": {"name": "siren", "hidden": [32, 32], "omega": 10.0},
+            "optimizer": {"name": "adamw", "lr": 0.002},
+            "epochs": 150,
+        },
+        compress={
+            "pruned": [{"name": "prune/magnitude", "sparsity": 0.2}, {"name": "recover/finetune", "epochs": 100}]
+        },
+        attribute={"saliency": ["gradient"], "agreement": ["rank"], "images": 24},
+        evaluate=["fidelity/psnr", "cost/size"],
+        gates=["fidelity/psnr.drop <= 6"],
+    )
+    assert value(result, "dense", "fidelity/psnr") > 25
+    assert [gate.passed for gate in result.summary.gates] == [True]
+    assert ("attribute", "a field model's prediction has no attribution to its input") in result.summary.skipped
+    assert "No maps: a field model" in page
+
+
+def test_a_model_whose_predictions_are_of_another_problem_is_refused(tmp_path: Path) -> None:
+    prepare = ["source/digits", {"name": "transform/subset", "train": 60, "test": 30}, "transform/degrade"]
+    with pytest.raises(AssayError, match=r"mlp predicts \[0\].*restoration needs \[1, 8, 8\]"):
+        run(tmp_path, prepare=prepare, train={"model": "mlp"}, evaluate=["fidelity/psnr"])

@@ -38,9 +38,9 @@ def rows(values: Tensor | np.ndarray) -> np.ndarray:
 
 
 def mean_number(each: np.ndarray, definition: str, direction: Literal[-1, 0, 1], unit: str = "") -> Number:
-    """A number that is the mean over examples of `each` (N,)."""
+    """A number that is the mean over examples of `each` (N,); of a single example it has no interval."""
     values = np.asarray(each, dtype=np.float64)
-    return Number(float(values.mean()), unit, direction, definition, each=values)
+    return Number(float(values.mean()), unit, direction, definition, each=values if len(values) > 1 else None)
 
 
 def pixels(spec: DataSpec, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:

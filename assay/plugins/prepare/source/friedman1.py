@@ -30,7 +30,9 @@ class Friedman1(Source):
     )
     train: int = Field(800, ge=2, le=10_000_000, description="training examples")
     test: int = Field(400, ge=2, le=10_000_000, description="test examples")
-    features: int = Field(10, ge=RELEVANT, le=10_000, description="numbers in an example; all after the fifth are noise")
+    features: int = Field(
+        10, ge=RELEVANT, le=10_000, description="numbers in an example; all after the fifth are noise"
+    )
     noise: float = Field(1.0, ge=0, description="standard deviation of the noise on the values, whose own is about 4.9")
     draw: int = Field(0, ge=0, description="number of the draw: another one gives other examples of the same surface")
 

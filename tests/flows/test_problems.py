@@ -121,6 +121,27 @@ def test_field(tmp_path: Path) -> None:
     assert "No maps: a field model" in page
 
 
+def test_many_signals_with_a_learned_start(tmp_path: Path) -> None:
+    tree: dict[str, Any] = {
+        "prepare": ["source/digits", {"name": "transform/subset", "train": 400, "test": 60}, "transform/signals"],
+        "train": {
+            "model": {"name": "siren", "hidden": [24, 24], "omega": 10.0},
+            "learner": {"name": "meta_init_inr", "steps": 3, "inner_lr": 0.03},
+            "optimizer": {"name": "adamw", "lr": 0.003},
+            "batches": {"name": "shuffled", "size": 32},
+            "epochs": 6,
+        },
+        "compress": {"pruned": [{"name": "prune/magnitude", "sparsity": 0.1}]},
+        "evaluate": ["fidelity/psnr"],
+        "gates": ["fidelity/psnr.drop <= 1"],
+    }
+    plain, _ = run(tmp_path, **tree)
+    fitted, _ = run(tmp_path, **tree, predict={"name": "meta_init_inr", "steps": 3, "lr": 0.03})
+    assert value(fitted, "dense", "fidelity/psnr") > value(plain, "dense", "fidelity/psnr") + 1
+    assert value(fitted, "dense", "fidelity/psnr") > 12
+    assert [gate.passed for gate in fitted.summary.gates] == [True]
+
+
 def test_a_model_whose_predictions_are_of_another_problem_is_refused(tmp_path: Path) -> None:
     prepare = ["source/digits", {"name": "transform/subset", "train": 60, "test": 30}, "transform/degrade"]
     with pytest.raises(AssayError, match=r"mlp predicts \[0\].*restoration needs \[1, 8, 8\]"):

@@ -6,7 +6,13 @@ import importlib
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "run"]
+__all__ = ["BadInput", "__version__", "run"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "BadInput":  # imported when asked for: it brings torch
+        return importlib.import_module("assay.plugins.values").BadInput
+    raise AttributeError(f"module 'assay' has no attribute {name!r}")
 
 
 def run(params: Any = "params.yaml", **options: Any) -> Any:

@@ -21,7 +21,7 @@ def run(
     overrides: Sequence[str] = (),
     only: str | None = None,
     force: Sequence[str] = (),
-    project: Path | None = None,
+    project: str | Path | None = None,
     command: str | None = None,
     prefect: bool = True,
     track: bool = True,
@@ -84,6 +84,9 @@ def run(
 def to_compute(session: Session, force: Sequence[str], only: str | None, console: Console) -> list[str]:
     """The keys to compute; damaged and forced artifacts are out of the store after this."""
     status = check_hits(session, force)
+    for pattern in force:
+        if not any(item.why == f"--force {pattern}" for item in status):
+            console.print(f"[yellow]--force {pattern}: no cell's label or key fits it[/]", highlight=False)
     drop_forced(session, status)
     todo = needed(session.plan, status, only)
     for item in status:

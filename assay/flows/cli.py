@@ -98,16 +98,18 @@ def report(
     set: SetOption = None,
     open: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
 ) -> None:
-    """Write a run's report again and print its path."""
+    """Print the path of a run's report; the params' own is written again from the store."""
     _commands("runs").report(run, params, set or [], open)
 
 
 @app.command(epilog="Example: assay compare 3f2a 91bc")
 def compare(
-    runs: Annotated[list[str], typer.Argument(help="Ids of runs, or their beginnings.")], json: JsonOption = False
+    runs: Annotated[list[str], typer.Argument(help="Ids of runs, or their beginnings.")],
+    params: ParamsOption = PARAMS,
+    json: JsonOption = False,
 ) -> None:
     """Put the numbers of several runs side by side."""
-    _commands("runs").compare(runs, json)
+    _commands("runs").compare(runs, params, json)
 
 
 @methods.command("list", epilog="Example: assay methods list train/optimizer")
@@ -198,7 +200,7 @@ def export(
     params: ParamsOption = PARAMS,
     set: SetOption = None,
 ) -> None:
-    """Write a model of the finished run as ONNX, with its preprocessing beside it."""
+    """Write a model of the finished run as ONNX, and as JSON all that it takes to use it."""
     _commands("models").export(model, target, params, set or [])
 
 
@@ -226,7 +228,9 @@ def track_sync(params: ParamsOption = PARAMS) -> None:
 def ui(
     params: ParamsOption = PARAMS,
     port: Annotated[int, typer.Option(help="MLflow's port on loopback; 0: any free one.")] = 0,
-    stop: Annotated[bool, typer.Option("--stop", help="End the project's servers.")] = False,
+    stop: Annotated[
+        bool, typer.Option("--stop", help="End what runs for this project: each `ui` and the Prefect server.")
+    ] = False,
 ) -> None:
     """Serve the MLflow and Prefect pages on loopback until Ctrl-C."""
     _commands("upkeep").ui(params, port, stop)
@@ -241,8 +245,12 @@ def doctor(params: ParamsOption = PARAMS, json: JsonOption = False) -> None:
 @app.command(epilog="Example: assay clean --older-than 30 --keep-gb 20")
 def clean(
     params: ParamsOption = PARAMS,
-    older_than: Annotated[float, typer.Option(help="Remove artifacts that no run used for so many days.")] = 0.0,
-    keep_gb: Annotated[float, typer.Option(help="Remove the longest unused until the store is this small.")] = 0.0,
+    older_than: Annotated[
+        float | None, typer.Option(help="Remove artifacts that no run used for so many days.")
+    ] = None,
+    keep_gb: Annotated[
+        float | None, typer.Option(help="Remove the longest unused until the store is this small.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
 ) -> None:
     """Make the store smaller; never removes what a registered model needs."""
@@ -273,9 +281,13 @@ def explain(error: Exception) -> int:
     if not isinstance(code, int):
         from assay.tasks.disk import full_text, is_full
 
-        if not is_full(error):
+        if is_full(error):
+            text = full_text(Path.cwd())
+        elif isinstance(error, OSError) and error.filename:
+            text = f"{error.filename}: {(error.strerror or type(error).__name__).lower()}"
+        else:
             raise error
-        code, text = 1, full_text(Path.cwd())
+        code = 1
     for line in text.splitlines():
         print(f"error: {line}", file=sys.stderr)
     return code

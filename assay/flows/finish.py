@@ -46,6 +46,7 @@ def facts(session: Session) -> dict[str, Any]:
         "versions": {n: version(n) for n in ("assay", "torch", "numpy", "onnxruntime", "prefect", "mlflow", "dvc")},
         "data": data,
         "git": git_commit(session.project),
+        "trial": bool(session.overrides),
     }
 
 

@@ -100,10 +100,10 @@ def start(project: Path) -> str:
             start_new_session=True,
             env=environment,
         )
+    state_file(project).write_text(json.dumps({"url": url, "pid": process.pid}), encoding="utf-8")
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if healthy(url):
-            state_file(project).write_text(json.dumps({"url": url, "pid": process.pid}), encoding="utf-8")
             return url
         if process.poll() is not None:
             break

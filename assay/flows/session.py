@@ -83,7 +83,7 @@ def resolve_device(wanted: str) -> str:
 def open_session(
     params: str | Path | Mapping[str, Any] | p.Params = "params.yaml",
     overrides: Sequence[str] = (),
-    project: Path | None = None,
+    project: str | Path | None = None,
     command: str | None = None,
 ) -> Session:
     """Reads and checks the params and plans the run. Reads no data. Raises BadInput."""
@@ -103,7 +103,7 @@ def open_session(
         file = Path(params)
         tree = read_tree(file, overrides)
         checked = p.validate(tree, str(params))
-    root = (project or (file.resolve().parent if file else Path.cwd())).resolve()
+    root = Path(project or (file.resolve().parent if file else Path.cwd())).resolve()
     settings.apply(root)
     store = Store(store_root(checked.store.root, root))
     plan = plan_with_cache(checked, root)

@@ -143,13 +143,14 @@ def find(id: str) -> Entry:
         raise UnknownMethod(f"method '{id}' is claimed by two distributions, {first} and {second}: uninstall one")
     if id not in found.entries:
         slot, _, name = id.rpartition("/")
-        inside = [known for known in found.entries if known.startswith(slot.split("/")[0] + "/")]
-        close = difflib.get_close_matches(id, inside, n=3, cutoff=0.5)
-        close += [k for k in inside if k.rsplit("/", 1)[1] == name and k not in close]
-        prefix = _common_position(id)
+        prefix = _common_position(id) if slot else ""
+        inside = [known for known in found.entries if known.startswith(prefix)]
+        close = [k for k in inside if k.rsplit("/", 1)[1] == name]
+        close += [k for k in difflib.get_close_matches(id, inside, n=3, cutoff=0.5) if k not in close]
         names = [c.removeprefix(prefix) for c in close]
         hint = f"; did you mean {' or '.join(names)}?" if close else "; `assay methods list` shows all"
-        raise UnknownMethod(f"there is no method '{id.removeprefix(prefix)}' in {prefix.rstrip('/')}{hint}")
+        where = f" in {prefix.rstrip('/')}" if prefix else ""
+        raise UnknownMethod(f"there is no method '{id.removeprefix(prefix)}'{where}{hint}")
     return found.entries[id]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -55,6 +56,17 @@ class DataSpec(BaseModel):
     low: tuple[float, ...] = (0.0,)
     high: tuple[float, ...] = (1.0,)
     scale: tuple[float, ...] = (1.0,)
+
+    @property
+    def blank(self) -> tuple[float, ...]:
+        """The value, per channel, of an input that shows nothing: black in an image, else zero."""
+        return self.low if self.modality == "image" else (0.0,)
+
+    @property
+    def valid(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """The lowest and highest values, per channel, that an input may take: an image's pixels have bounds,
+        features have none (`low` and `high` are those of the training split)."""
+        return (self.low, self.high) if self.modality == "image" else ((-math.inf,), (math.inf,))
 
     @property
     def n_outputs(self) -> int:

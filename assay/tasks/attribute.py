@@ -92,7 +92,8 @@ def agreement(job: Job) -> None:
     if not bool(torch.isfinite(each).any()):
         save_not_auditable(job.out, "every map is constant: there is nothing to compare")
         return
-    title = f"{method.method_name()}: {(type(method).__doc__ or '').strip().splitlines()[0]}"
+    paragraph = " ".join((type(method).__doc__ or "").split("\n\n")[0].split())
+    title = f"{method.method_name()}: {paragraph}"
     number = Number(float(torch.nanmean(each)), "", 1, title, each.numpy())
     save_result(job.out, Result({method.method_name(): number}))
 

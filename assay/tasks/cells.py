@@ -143,6 +143,9 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:32]
 
 
+RECIPE = "recipe:"
+"""The role of an input that the recipe's methods are given as a named model begins so."""
+
 # What a cell with a lab runs beside its task and its method.
 LAB = ("assay.tasks.lab", "assay.tasks.training")
 
@@ -207,8 +210,13 @@ def machine() -> dict[str, Any]:
 # trainings, which links, audits and searches ask for too
 
 
-def recipe_spec(train: Any) -> dict[str, Any]:
-    """The section `train` in the form of a cell's spec."""
+def problem_entry(name: str) -> dict[str, Any]:
+    """A problem in a cell's spec: cells that ask what a prediction means depend on its code."""
+    return entry(registry.make("problems", name))
+
+
+def recipe_spec(train: Any, problem: str = "classification") -> dict[str, Any]:
+    """The section `train` in the form of a cell's spec, for data of a problem."""
     slots = ("model", "batches", "objective", "learner", "optimizer", "schedule")
     lists = ("edit", "augment", "penalty", "around")
     plain = ("epochs", "keep", "precision", "compile", "channels_last")
@@ -216,6 +224,7 @@ def recipe_spec(train: Any) -> dict[str, Any]:
         **{slot: entry(getattr(train, slot)) for slot in slots},
         **{slot: [entry(m) for m in getattr(train, slot)] for slot in lists},
         **{name: getattr(train, name) for name in plain},
+        "problem": problem_entry(problem),
     }
 
 
@@ -273,22 +282,26 @@ def ask_cells(
     inputs: Mapping[str, Ref],
 ) -> list[list[Cell]]:
     """The cells of a method's asks, in order: for each its transforms, then its training. `inputs` are
-    those of the asking cell: `data`, maybe the parent `model`, and the models that its parameters name."""
+    those of the asking cell: `data`, maybe the parent `model`, the models that its parameters name, and
+    those of the recipe by role."""
     found = []
     for i, ask in enumerate(asks):
         name = label if len(asks) == 1 else f"{label} ({i + 1}/{len(asks)})"
         if ask.start == "parent" and "model" not in inputs:
             raise BadInput(f"{label}: there is no parent model to start from")
         own_seed = seed if ask.seed is None else ask.seed
-        data, chain = inputs["data"], []
+        data, chain, changed = inputs["data"], [], changed_recipe(recipe, ask)
         for raw in ask.transforms:
             method = registry.make("prepare", raw, label)
+            before = changed["problem"]["id"].rpartition("/")[2]
+            changed["problem"] = problem_entry(method.becomes(before))
             short = registry.method_id(method).removeprefix("prepare/")
             chain.append(transform_cell(f"{name} {short}", method, own_seed, data, env, recipe, seed))
             data = chain[-1].ref
-        models = {role: _asked_model(label, which, inputs) for role, which in ask.models.items()}
+        models = {r.removeprefix(RECIPE): ref for r, ref in inputs.items() if r.startswith(RECIPE)}
+        models.update({role: _asked_model(label, which, inputs) for role, which in ask.models.items()})
         start = inputs["model"] if ask.start == "parent" else None
-        training = training_cell(name, changed_recipe(recipe, ask), own_seed, data, env, start, models, stage)
+        training = training_cell(name, changed, own_seed, data, env, start, models, stage)
         found.append([*chain, training])
     return found
 

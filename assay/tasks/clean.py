@@ -60,17 +60,17 @@ def held(store: Store) -> list[Item]:
     return [Item(*row, sum(path.stat().st_size for path in files_in(row[1]))) for row in rows]
 
 
-def removable(store: Store, project: Path, older_than: float, keep_gb: float) -> list[Item]:
-    """What may go, longest unused first: what no run used for `older_than` days (0: any age), and then as
-    much as it takes to get down to `keep_gb` (0: no limit). What a registered model needs stays."""
+def removable(store: Store, project: Path, older_than: float | None, keep_gb: float | None) -> list[Item]:
+    """What may go, longest unused first: what no run used for `older_than` days (None: no limit), and then as
+    much as it takes to get down to `keep_gb` (None: no limit). What a registered model needs stays."""
     kept = needed_by(store, registered_keys(project))
     items = held(store)
     total = sum(item.size for item in items)
     gone = []
     now = time.time()
     for item in sorted(item for item in items if not item.slot or item.key not in kept):
-        old = bool(older_than) and now - item.used > older_than * DAY
-        big = bool(keep_gb) and total > keep_gb * 1e9
+        old = older_than is not None and now - item.used > older_than * DAY
+        big = keep_gb is not None and total > keep_gb * 1e9
         if old or big:
             gone.append(item)
             total -= item.size

@@ -20,6 +20,8 @@ from assay.tasks.qdq import store_codes
 OPSET = 17
 INPUT = "x"
 OUTPUT = "prediction"
+# Without VNNI instructions the fast uint8 x int8 kernels add pairs in 16 bits, which can saturate.
+SESSION_CONFIG = {"session.x64quantprecision": "1"}
 
 
 def export_onnx(model: nn.Module, spec: DataSpec, path: Path) -> None:
@@ -74,8 +76,8 @@ def session_options(threads: int) -> Any:
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 3
-    # Without VNNI instructions the fast uint8 x int8 kernels add pairs in 16 bits, which can saturate.
-    options.add_session_config_entry("session.x64quantprecision", "1")
+    for name, value in SESSION_CONFIG.items():
+        options.add_session_config_entry(name, value)
     return options
 
 

@@ -16,14 +16,16 @@ import numpy as np
 import yaml
 
 from assay.plugins import registry
-from assay.tasks.artifacts import ModelCard, load_card, load_data
-from assay.tasks.cells import entry, flatten, recipe_spec
+from assay.tasks.artifacts import ModelCard, load_card, load_data, write_json
+from assay.tasks.cells import entry, flatten
 from assay.tasks.closure import version
+from assay.tasks.params import named_by
 from assay.tasks.plan import DENSE, Plan
 from assay.tasks.reading import without_secrets
 from assay.tasks.report.maps import gallery
 from assay.tasks.results import chain_of
 from assay.tasks.store import Store
+from assay.tasks.subject import INFERENCE
 from assay.tasks.summary import Summary
 
 TRAINED = ("model", "objective", "optimizer", "learner", "schedule", "edit", "augment", "penalty", "around")
@@ -36,7 +38,8 @@ TILE = 96
 def rows(plan: Plan, store: Store, summary: Summary, facts: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One row a model (dense, each variant): tags, parameters, metrics with steps, data sets.
 
-    `judged` is what the gates say of a variant: True, False, or None for the dense model.
+    `judged` is what the gates say of a variant: True, False, or None for the dense model. `registers` says
+    whether that counts in the registry: a trial (a run with `--set`) leaves it alone.
     """
     return [_row(plan, store, summary, facts, model) for model in summary.models]
 
@@ -65,6 +68,7 @@ def _row(plan: Plan, store: Store, summary: Summary, facts: Mapping[str, Any], m
         "model": model,
         "key": ref.key,
         "judged": judged,
+        "registers": judged is not None and not facts.get("trial", False),
         "tags": {name: value for name, value in tags.items() if value},
         "params": {name: str(value) for name, value in _params(plan, links).items() if value not in (None, "", [])},
         "metrics": [*_numbers(summary, model), *_history(plan, store, model)],
@@ -87,7 +91,7 @@ def _params(plan: Plan, links: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         "seed": plan.params.seed,
         **flatten([entry(step) for step in plan.params.prepare], "prepare"),
-        **flatten(recipe_spec(plan.params.train), "train"),
+        **flatten(plan.recipe(plan.params.train), "train"),
         **flatten(list(links), "compress"),
     }
 
@@ -148,7 +152,8 @@ def _requirements(card: ModelCard) -> list[str]:
     """What must be installed where the model is served."""
     ids = [step.id for step in (card.model, *card.edits, *card.links, *card.preprocessing)]
     found = {entry.dist: entry.version for entry in map(registry.find, ids)}
-    found |= {name: version(name) for name in ("assay", "torch")}
+    kernels = ("onnxruntime",) if "int8" in card.gives else ()
+    found |= {name: version(name) for name in ("assay", "torch", *kernels)}
     return [f"{name}=={number}" if number else name for name, number in sorted(found.items())]
 
 
@@ -168,7 +173,14 @@ def write_files(folder: Path, plan: Plan, store: Store, summary: Summary, report
     example = load_data(store.folder(main.slot, main.key)).test.batch(slice(0, 1)).x.numpy()
     for model in summary.models:
         ref = plan.models[model]
-        _copy_model(store.folder(ref.slot, ref.key), folder / model / "artifact")
+        artifact = store.folder(ref.slot, ref.key)
+        _copy_model(artifact, folder / model / "artifact")
+        if "int8" in load_card(artifact).gives:  # served by the kernels that it was evaluated on
+            exported = plan.exported[model]
+            kernels = store.folder(exported.slot, exported.key) / "model.onnx"
+            shutil.copyfile(kernels, folder / model / "artifact" / "model.onnx")
+        if plan.params.predict is not None:
+            _copy_inference(plan, store, folder / model / "artifact")
         np.save(folder / model / "example.npy", example, allow_pickle=False)
     _write_maps(folder, plan, store, summary.models)
 
@@ -180,6 +192,16 @@ def _copy_model(source: Path, target: Path) -> None:
         shutil.copyfile(source / name, target / name)
     for name in MODEL_FOLDERS:
         shutil.copytree(source / name, target / name)
+
+
+def _copy_inference(plan: Plan, store: Store, artifact: Path) -> None:
+    """What predictions come from where that is a method's business: the method, and the models it asks."""
+    named = {name: plan.model_named(name) for name in named_by(plan.params.predict, "trainings").values()}
+    for name, ref in named.items():
+        _copy_model(store.folder(ref.slot, ref.key), artifact / INFERENCE / name)
+    (artifact / INFERENCE).mkdir(exist_ok=True)
+    told = {"method": entry(plan.params.predict), "seed": plan.params.section_seed("evaluate"), "models": list(named)}
+    write_json(artifact / INFERENCE / "predict.json", told)
 
 
 def _write_maps(folder: Path, plan: Plan, store: Store, models: Sequence[str]) -> None:

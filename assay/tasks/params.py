@@ -28,6 +28,8 @@ from assay.tasks.reading import read_tree
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 HERE = "\0"
 DENSE = "dense"
+TAKEN = (DENSE, "random", "controls", "main", "parent")
+"""What no variant, training or further data set may be called: the frame's own names for others."""
 
 
 def _method(prefix: str, value: Any) -> Any:
@@ -164,7 +166,7 @@ def _prepare_faults(key: str, steps: Sequence[Any]) -> list[str]:
 def _variant_faults(variants: Mapping[str, Sequence[Any]]) -> list[str]:
     faults = []
     for name, links in variants.items():
-        if name in ("dense", "reseeded", "random"):
+        if name in TAKEN or name.startswith("reseeded"):
             faults.append(f"compress.{name}: this name is taken; give the variant another")
         if not links:
             faults.append(f"compress.{name}: a variant needs at least one link")
@@ -229,8 +231,8 @@ def _reference_faults(params: Params) -> list[str]:
         for field, name in named_by(method, "trainings").items():
             if name not in trained:
                 faults.append(f"{key}.{field}: no training '{name}' in `trainings` {trained}")
-    if DENSE in params.trainings:
-        faults.append(f"trainings.{DENSE}: this name is taken by the main training; give it another")
+    faults += [f"trainings.{name}: this name is taken; give it another" for name in params.trainings if name in TAKEN]
+    faults += [f"datasets.{name}: this name is taken; give it another" for name in params.datasets if name in TAKEN]
     for key, train in [("train", params.train), *((f"trainings.{n}", t) for n, t in params.trainings.items())]:
         for role, name in train.models.items():
             if name not in params.trainings:

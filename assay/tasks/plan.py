@@ -11,7 +11,7 @@ from typing import Any
 
 from assay.plugins import registry
 from assay.tasks import cells as c
-from assay.tasks.askable import effective
+from assay.tasks.askable import effective, problem_name
 from assay.tasks.cells import Cell, Env, Ref
 from assay.tasks.job import MODEL
 from assay.tasks.params import DENSE, Params, Train, labels, named_by
@@ -46,8 +46,9 @@ class Plan:
 
     @property
     def id(self) -> str:
-        """The pipeline's id: a hash of its sorted keys."""
-        return hashlib.sha256("\n".join(sorted(self.cells)).encode()).hexdigest()[:16]
+        """The pipeline's id: a hash of its sorted keys, and of what its verdicts are judged by."""
+        judged = json.dumps([list(self.params.gates), self.params.attribute.margin])
+        return hashlib.sha256("\n".join([*sorted(self.cells), judged]).encode()).hexdigest()[:16]
 
     @property
     def variants(self) -> list[str]:
@@ -58,6 +59,19 @@ class Plan:
     def reseeded(self) -> list[str]:
         """The dense retrainings with other seeds: the ceiling."""
         return [name for name in self.models if name.startswith("reseeded-")]
+
+    @property
+    def problem(self) -> str:
+        """The main data set's problem."""
+        return problem_name(self.params.prepare)
+
+    def model_named(self, name: str) -> Ref:
+        """The training that a method's parameter names: one of `trainings`, or the dense model."""
+        return self.models[DENSE] if name == DENSE else self.trainings[name]
+
+    def recipe(self, train: Train) -> dict[str, Any]:
+        """A training's recipe as a cell's spec has it."""
+        return c.recipe_spec(train, self.problem)
 
     def add(self, cell: Cell) -> Ref:
         """Adds a cell unless an equal one is there, and returns where its artifact is."""
@@ -103,7 +117,7 @@ def _prepare(plan: Plan, label: str, steps: Sequence[Any], project: Path) -> Ref
     for i, transform in enumerate(transforms, 1):
         short = registry.method_id(transform).removeprefix("prepare/")
         seed, train_seed = plan.params.section_seed("prepare"), plan.params.section_seed("train")
-        recipe = c.recipe_spec(plan.params.train)
+        recipe = plan.recipe(plan.params.train)
         ref = plan.add(c.transform_cell(f"{label} {i} {short}", transform, seed, ref, plan.env, recipe, train_seed))
     return ref
 
@@ -111,12 +125,12 @@ def _prepare(plan: Plan, label: str, steps: Sequence[Any], project: Path) -> Ref
 def _train(plan: Plan) -> None:
     params, data = plan.params, plan.data["main"]
     further = {
-        name: plan.add(c.training_cell(f"train {name}", c.recipe_spec(t), _seed(params, t), data, plan.env))
+        name: plan.add(c.training_cell(f"train {name}", plan.recipe(t), _seed(params, t), data, plan.env))
         for name, t in params.trainings.items()
     }
     plan.trainings.update(further)
     models = {role: further[name] for role, name in params.train.models.items()}
-    recipe, seed = c.recipe_spec(params.train), params.section_seed("train")
+    recipe, seed = plan.recipe(params.train), params.section_seed("train")
     plan.models[DENSE] = plan.add(c.training_cell("train dense", recipe, seed, data, plan.env, None, models))
     if params.compress and params.attribute.saliency:
         for i in range(1, params.attribute.reseeds + 1):
@@ -138,7 +152,7 @@ def _seed(params: Params, train: Train) -> int:
 
 def _compress(plan: Plan) -> None:
     params = plan.params
-    recipe, train_seed = c.recipe_spec(params.train), params.section_seed("train")
+    recipe, train_seed = plan.recipe(params.train), params.section_seed("train")
     for variant, links in params.compress.items():
         ref, chain = plan.models[DENSE], []
         for i, link in enumerate(links):
@@ -148,6 +162,7 @@ def _compress(plan: Plan) -> None:
             inputs = {"model": ref, "data": plan.data["main"], **_named(plan, link)}
             if c.takes_lab(link.fit):
                 spec.update(recipe={**recipe, "keep": []}, train_seed=train_seed)
+                inputs.update({f"{c.RECIPE}{role}": plan.trainings[n] for role, n in params.train.models.items()})
                 chains = c.ask_cells(
                     f"{label} training", link.asks(), spec["recipe"], train_seed, plan.env, "compress", inputs
                 )
@@ -203,16 +218,17 @@ def _subject(plan: Plan, model: str, *methods: Any) -> dict[str, Ref]:
 
 def _named(plan: Plan, method: Any) -> dict[str, Ref]:
     """The inputs that a method's parameters name: further data sets and trainings."""
-    trained = {**plan.trainings, DENSE: plan.models[DENSE]} if DENSE in plan.models else plan.trainings
     return {
         **{f"data:{name}": plan.data[name] for name in named_by(method, "datasets").values()},
-        **{f"{MODEL}{name}": trained[name] for name in named_by(method, "trainings").values()},
+        **{f"{MODEL}{name}": plan.model_named(name) for name in named_by(method, "trainings").values()},
     }
 
 
-def _predict(plan: Plan) -> dict[str, Any]:
-    """The part of a cell's spec that says how the model predicts, where that is a method's business."""
-    return {} if plan.params.predict is None else {"predict": c.entry(plan.params.predict)}
+def _predictions(plan: Plan) -> dict[str, Any]:
+    """The part of a cell's spec that says what a prediction means, and how it is made where that is a
+    method's business."""
+    predict = {} if plan.params.predict is None else {"predict": c.entry(plan.params.predict)}
+    return {"problem": c.problem_entry(plan.problem), **predict}
 
 
 def _saliency(plan: Plan, model: str, label: str, method: Any) -> Ref:
@@ -221,7 +237,7 @@ def _saliency(plan: Plan, model: str, label: str, method: Any) -> Ref:
         "method": c.entry(method),
         "images": section.images,
         "seed": plan.params.section_seed("attribute"),
-        **_predict(plan),
+        **_predictions(plan),
     }
     cell = c.make(
         "attribute",
@@ -258,12 +274,13 @@ def _audit(plan: Plan, model: str, label: str, name: str, method: Any, saliency:
         "saliency": c.entry(saliency),
         "images": section.images,
         "seed": plan.params.section_seed("attribute"),
-        **_predict(plan),
+        **_predictions(plan),
     }
-    if c.takes_lab(method.audit):
-        recipe = c.recipe_spec(plan.params.train)
-        spec.update(recipe={**recipe, "keep": []}, train_seed=plan.params.section_seed("train"))
     inputs = {**_subject(plan, model, method, saliency), "attribution": plan.saliency[model, label]}
+    if c.takes_lab(method.audit):
+        recipe = plan.recipe(plan.params.train)
+        spec.update(recipe={**recipe, "keep": []}, train_seed=plan.params.section_seed("train"))
+        inputs.update({f"{c.RECIPE}{r}": plan.trainings[n] for r, n in plan.params.train.models.items()})
     cell = c.make(
         "attribute",
         "attribute/audit",
@@ -293,7 +310,7 @@ def _evaluate(plan: Plan) -> None:
                 inputs["exported"] = exported
             if "peers" in method.card.needs:
                 inputs.update({f"peer:{name}": plan.models[name] for name in plan.reseeded})
-            spec = {"method": c.entry(method), "seed": plan.params.section_seed("evaluate"), **_predict(plan)}
+            spec = {"method": c.entry(method), "seed": plan.params.section_seed("evaluate"), **_predictions(plan)}
             cell = c.make(
                 "evaluate",
                 "/".join(registry.method_id(method).split("/")[:-1]),

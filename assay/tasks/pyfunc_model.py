@@ -10,20 +10,28 @@ import numpy as np
 
 
 class AssayModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defined]
-    """Predictions of a model artifact for inputs as the model sees them, float32 (N, ...)."""
+    """Predictions of a model artifact for inputs as the model sees them, float32 (N, ...): those of the same
+    inference that was evaluated, which for an int8 model is onnxruntime's, and the method of `predict` where the
+    run has one."""
 
     def load_context(self, context: Any) -> None:
         """Loads the artifact."""
-        from assay.tasks.artifacts import load_model
+        from assay.tasks.artifacts import load_card, load_model
+        from assay.tasks.subject import deployed, stored_inference
 
-        self.model = load_model(Path(context.artifacts["artifact"]))
+        folder = Path(context.artifacts["artifact"])
+        exported = folder / "model.onnx"
+        kernels = exported if exported.exists() else None
+        self.infer = deployed(load_card(folder), lambda: load_model(folder), kernels, stored_inference(folder))
 
     def predict(self, context: Any, model_input: np.ndarray, params: Any = None) -> np.ndarray:
         """Predictions (N, outputs)."""
         import torch
 
-        with torch.inference_mode():
-            found: np.ndarray = self.model(torch.as_tensor(np.asarray(model_input), dtype=torch.float32)).numpy()
+        from assay.plugins.values import Batch
+
+        x = torch.as_tensor(np.asarray(model_input), dtype=torch.float32)
+        found: np.ndarray = self.infer(Batch({"index": torch.arange(len(x)), "x": x})).numpy()
         return found
 
 

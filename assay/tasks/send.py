@@ -154,7 +154,7 @@ def send_message(client: Any, experiment: str, project: Path, folder: Path) -> i
             # MLflow lists the latest first; people want the dense model first.
             run = client.create_run(experiment, message["created"] - i, tags, name)
         model = send_run(client, run, row, message["created"], folder)
-        if row["judged"] is not None:
+        if row["registers"]:
             _register(client, run, row, model, track.registered_name(project, row["model"]))
     return len(message["runs"])
 
@@ -271,11 +271,8 @@ def _register(client: Any, run: Any, row: Mapping[str, Any], model: str, name: s
         client.delete_registered_model_alias(name, CANDIDATE)
 
 
-def promote(project: Path, variant: str) -> tuple[str, str]:
-    """Gives the alias `champion` to the version that is `candidate`; returns name and version.
-
-    Raises BadInput where there is no candidate, AssayError where MLflow does not answer.
-    """
+def promote(project: Path, variant: str, key: str) -> tuple[str, str, str]:
+    """What `track.promote` says."""
     from assay.plugins.values import AssayError, BadInput
 
     uri = track.tracking_uri(project)
@@ -287,13 +284,21 @@ def promote(project: Path, variant: str) -> tuple[str, str]:
     name = track.registered_name(project, variant)
     try:
         client, _ = connect(project, uri)
-        version = client.get_model_version_by_alias(name, CANDIDATE).version
-        client.set_registered_model_alias(name, CHAMPION, version)
+        version = client.get_model_version_by_alias(name, CANDIDATE)
+        pipeline = version.tags.get("pipeline", "")
+        if version.tags.get("key") != key:
+            raise BadInput(
+                f"the candidate of '{variant}' is version {version.version}, of pipeline {pipeline[:8]}, and not the "
+                f"model of these params: run them first (a variant that passes its gates becomes the candidate), or "
+                f"promote with the params of that pipeline"
+            )
+        client.set_registered_model_alias(name, CHAMPION, version.version)
     except MlflowException as error:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            raise BadInput(f"variant '{variant}' has no candidate: it never passed all gates ({name})") from error
+            why = "it did not pass all gates in the last run of the params as they stand"
+            raise BadInput(f"variant '{variant}' has no candidate: {why} ({name})") from error
         raise AssayError(f"MLflow at {track.without_password(uri)}: {track.hide(str(error), uri)}") from None
-    return name, str(version)
+    return name, str(version.version), pipeline
 
 
 if __name__ == "__main__":

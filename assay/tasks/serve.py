@@ -1,8 +1,11 @@
-"""A model artifact at work on new images: through its preprocessing to labels, probabilities and maps."""
+"""A model artifact at work on new images, through its preprocessing to labels, probabilities and maps; and what
+another program must know to do the same."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +13,16 @@ import numpy as np
 import torch
 
 from assay.plugins import registry
-from assay.plugins.contract import BadData, BadInput, Batch, Data, NotAuditable, Split
-from assay.tasks.artifacts import load_card, load_model, preprocess
-from assay.tasks.subject import explainer, predict_rows, problem_of
+from assay.plugins.contract import BadData, BadInput, Batch, Data, DataSpec, NotAuditable, Split
+from assay.tasks.artifacts import Step, load_card, load_model, preprocess
+from assay.tasks.export import INPUT, OUTPUT, SESSION_CONFIG
+from assay.tasks.subject import PLAIN, Inference, deployed, explainer, problem_of
 
+MODES = {1: "L", 3: "RGB"}
+RESIZE = "BILINEAR"
+CLASSES = "classification"
+ELSEWHERE = "`assay export` writes it, and how to use it, for a program of your own"
+Size = tuple[int, int]
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 
 
@@ -32,54 +41,133 @@ def image_files(paths: Sequence[Path]) -> list[Path]:
     return found
 
 
-def read_images(paths: Sequence[Path], channels: int, height: int, width: int) -> np.ndarray:
-    """Images as uint8 (N, C, H, W), upright, converted to the model's channels and resized to its size.
+def image_format(spec: DataSpec) -> dict[str, Any] | None:
+    """How an image file becomes a model's input, up to the recorded preprocessing: by Pillow turned upright,
+    converted to `mode` and resized to exactly `width` x `height` with the filter `resize`; then divided by
+    `divide_by`, channels first. None where no image file can become one."""
+    if spec.modality != "image" or len(spec.shape) != 3 or spec.shape[0] not in MODES:
+        return None
+    channels, height, width = spec.shape
+    return {"mode": MODES[channels], "width": width, "height": height, "resize": RESIZE.lower(), "divide_by": 255}
+
+
+def in_words(spec: DataSpec) -> str:
+    """What a model takes."""
+    size = " x ".join(map(str, spec.shape))
+    if spec.modality == "image" and len(spec.shape) == 3:
+        return f"images (channels x height x width: {size}), float32 in [0, 1] before the preprocessing"
+    what = "feature vectors" if len(spec.shape) == 1 else "arrays"
+    return f"{what} of {size} numbers, float32 as in the training data before the preprocessing"
+
+
+def describe(folder: Path, name: str) -> dict[str, Any]:
+    """What a program must know beside a model's ONNX file to use it without Assay, as plain JSON values."""
+    card = load_card(folder)
+    spec = card.spec
+    taken: dict[str, Any] = {"name": INPUT, "type": "float32", "shape": ["batch", *spec.shape], "what": in_words(spec)}
+    image = image_format(spec)
+    if image is not None:
+        taken["image"] = image
+        taken["how"] = [
+            "turn the image upright by its EXIF orientation",
+            f"convert it to 8 bits per channel, {image['mode']} (as Pillow does; transparency is dropped)",
+            f"resize it to exactly {image['width']} x {image['height']} (width x height), Pillow's {image['resize']}",
+            f"divide by {image['divide_by']}: float32 in [0, 1]",
+            f"channels first: {' x '.join(map(str, spec.shape))} (channels x height x width)",
+            "apply every step of `preprocessing`, in order, in float32",
+        ]
+    given: dict[str, Any] = {"name": OUTPUT, "type": "float32", "what": _about(problem_of(spec))}
+    if spec.problem == CLASSES:
+        given["probabilities"] = "softmax over the classes"
+    return {
+        "model": name,
+        "key": folder.name,
+        "problem": spec.problem,
+        "classes": list(spec.classes),
+        "input": taken,
+        "preprocessing": [_step(step) for step in card.preprocessing],
+        "output": given,
+        "onnxruntime": SESSION_CONFIG,
+        "spec": spec.model_dump(mode="json"),
+    }
+
+
+def _step(step: Step) -> dict[str, Any]:
+    record = {**step.record.values, **{name: values.tolist() for name, values in step.record.tensors.items()}}
+    return {"id": step.id, "does": _about(step.method()), "params": dict(step.params), "record": record}
+
+
+def _about(method: Any) -> str:
+    """The first paragraph of what a method says of itself."""
+    return " ".join(inspect.cleandoc(type(method).__doc__ or "").partition("\n\n")[0].split())
+
+
+def read_images(paths: Sequence[Path], wanted: Mapping[str, Any]) -> tuple[np.ndarray, list[Size]]:
+    """Images as uint8 (N, C, H, W) in the format of `image_format`; and the width and height that each had.
 
     Raises BadData naming the file that cannot be read.
     """
     from PIL import Image, ImageOps
 
-    rows = []
+    rows, sizes = [], []
     for path in paths:
         try:
             with Image.open(path) as opened:
                 if opened.mode.startswith(("I", "F")):
                     raise ValueError(f"pixels of mode {opened.mode}: convert to 8 bits per channel")
-                image = ImageOps.exif_transpose(opened).convert("L" if channels == 1 else "RGB")
+                image = ImageOps.exif_transpose(opened).convert(wanted["mode"])
         except Exception as error:  # decoders raise many kinds on damaged files
             raise BadData(f"{path}: not readable as an image: {error}") from error
-        array = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR), dtype=np.uint8)
-        rows.append(array[None] if channels == 1 else array.transpose(2, 0, 1))
-    return np.stack(rows)
+        sizes.append(image.size)
+        image = image.resize((wanted["width"], wanted["height"]), Image.Resampling[RESIZE])
+        array = np.asarray(image, dtype=np.uint8)
+        rows.append(array[None] if wanted["mode"] == "L" else array.transpose(2, 0, 1))
+    return np.stack(rows), sizes
 
 
-def predict_images(folder: Path, paths: Sequence[Path], device: str) -> tuple[list[dict[str, Any]], Batch]:
-    """One row an image (file, label, probabilities by class), and the batch that the model saw."""
+def predict_images(
+    folder: Path,
+    paths: Sequence[Path],
+    device: str,
+    exported: Path | None = None,
+    inference: Inference = PLAIN,
+) -> tuple[list[dict[str, Any]], Batch]:
+    """One row an image, as the deployed model answers (file, its size, whether it was resized, label,
+    probabilities by class), and the batch that the model saw. `exported` is the model's ONNX file, if there is one."""
     card = load_card(folder)
-    if len(card.spec.shape) != 3:
-        raise BadInput(f"this model does not take images: its inputs have shape {card.spec.shape}")
-    channels, height, width = card.spec.shape
+    wanted = image_format(card.spec)
+    if wanted is None:
+        raise BadInput(f"this model takes {in_words(card.spec)}, not image files: {ELSEWHERE}")
+    if card.spec.problem != CLASSES:
+        raise BadInput(f"this model names no classes, its problem is {card.spec.problem}: {ELSEWHERE}")
     files = image_files(paths)
-    new = Data(card.spec, {"new": Split({"x": read_images(files, channels, height, width)})})
-    split = preprocess(new, card.preprocessing).splits["new"]
+    pixels, sizes = read_images(files, wanted)
+    split = preprocess(Data(card.spec, {"new": Split({"x": pixels})}), card.preprocessing).splits["new"]
     batch = split.batch(slice(0, len(split))).to(device)
-    model = load_model(folder).to(device)
-    prediction = predict_rows(model, batch, card.spec)
+    prediction = deployed(card, lambda: load_model(folder).to(device), exported, inference)(batch)
     probabilities = torch.softmax(prediction, dim=1).tolist()
     target = problem_of(card.spec).target(prediction)
     rows = [
         {
             "image": str(file),
+            "size": list(size),
+            "resized": size != (wanted["width"], wanted["height"]),
             "label": card.spec.classes[int(t)],
             "probabilities": dict(zip(card.spec.classes, p, strict=True)),
         }
-        for file, t, p in zip(files, target, probabilities, strict=True)
+        for file, size, t, p in zip(files, sizes, target, probabilities, strict=True)
     ]
     return rows, batch.replace(target=target.to(device))
 
 
 def write_maps(
-    folder: Path, batch: Batch, saliency: str, out: Path, rows: Sequence[dict[str, Any]], device: str
+    folder: Path,
+    batch: Batch,
+    saliency: str,
+    out: Path,
+    rows: Sequence[dict[str, Any]],
+    device: str,
+    inference: Inference = PLAIN,
 ) -> list[Path]:
     """Writes one PNG a map (brightness is |attribution|) and returns the files. Raises BadInput where the
     method is unknown or cannot be asked of the model."""
@@ -88,7 +176,8 @@ def write_maps(
     card = load_card(folder)
     try:
         method = registry.make("attribute/saliency", saliency, "--saliency")
-        found = explainer(method, 0, card.spec, torch.device(device))(load_model(folder).to(device), batch)
+        explain = explainer(method, 0, card.spec, torch.device(device), inference)
+        found = explain(load_model(folder).to(device), batch)
     except (ValueError, NotAuditable) as error:
         raise BadInput(f"--saliency {saliency}: {error}") from error
     if found.over != "input":
@@ -101,3 +190,15 @@ def write_maps(
         files.append(out / f"{i:04d}-{Path(row['image']).stem}-{method.method_name()}.png")
         Image.fromarray(scaled).save(files[-1])
     return files
+
+
+def resized(rows: Sequence[dict[str, Any]], spec: DataSpec) -> str:
+    """A sentence on the images that are not of the model's size; '' where all are."""
+    sizes = Counter(f"{width} x {height}" for width, height in (row["size"] for row in rows if row["resized"]))
+    if not sizes:
+        return ""
+    count = sizes.total()
+    shown = ", ".join(f"{size} ({n})" if len(sizes) > 1 else size for size, n in sizes.most_common(3))
+    more = f" and {len(sizes) - 3} other sizes" if len(sizes) > 3 else ""
+    width, height = spec.shape[2], spec.shape[1]
+    return f"resized {count} of {len(rows)} images to {width} x {height} (width x height), from {shown}{more}"

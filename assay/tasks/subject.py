@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,19 @@ from torch import Tensor, nn
 
 from assay.plugins import registry
 from assay.plugins.contract import Attribution, Batch, Context, Data, DataSpec, NotAuditable, Predictor, Scorer, Subject
-from assay.tasks.artifacts import checkpoints, load_card, load_data, load_model, load_steps, preprocess, trajectory
-from assay.tasks.export import session
+from assay.tasks.artifacts import (
+    ModelCard,
+    Step,
+    checkpoints,
+    load_card,
+    load_data,
+    load_model,
+    load_steps,
+    preprocess,
+    read_json,
+    trajectory,
+)
+from assay.tasks.export import export_onnx, session
 from assay.tasks.job import MODEL, Job, context, seed_for
 
 PREDICT_ROWS = 256
@@ -77,6 +89,22 @@ class Inference:
         return Predicting(model, self, spec)
 
 
+PLAIN = Inference()
+"""A model's own pass."""
+
+INFERENCE = "inference"
+"""The folder beside a served model's files that says how it predicts, where that is a method's business."""
+
+
+def stored_inference(folder: Path) -> Inference:
+    """How the model served from an artifact folder predicts."""
+    if not (folder / INFERENCE / "predict.json").exists():
+        return Inference()
+    told = read_json(folder / INFERENCE / "predict.json")
+    named = tuple((name, folder / INFERENCE / name) for name in sorted(told["models"]))
+    return Inference(Step(told["method"]["id"], told["method"]["params"]).method(), int(told["seed"]), named)
+
+
 def inference_of(job: Job) -> Inference:
     """How the models of a cell predict."""
     if "predict" not in job.spec:
@@ -118,11 +146,11 @@ def problem_of(spec: DataSpec) -> Any:
     return registry.make("problems", spec.problem)
 
 
-def predict_rows(model: nn.Module, batch: Batch, spec: DataSpec, inference: Inference = Inference()) -> Tensor:
+def predict_rows(model: nn.Module, batch: Batch, spec: DataSpec, inference: Inference = PLAIN) -> Tensor:
     """Predictions on the CPU, without gradients, a bounded number of rows at a time."""
     guard = torch.inference_mode if inference.plain else torch.no_grad  # a method may need gradients inside
     with guard():
-        rows = [batch.take(slice(i, i + PREDICT_ROWS)) for i in range(0, batch.size, PREDICT_ROWS)]
+        rows = [batch.take(slice(i, i + PREDICT_ROWS)) for i in range(0, max(batch.size, 1), PREDICT_ROWS)]
         parts = [inference(model, part, spec).detach().cpu() for part in rows]
     return torch.cat(parts).clone()
 
@@ -131,6 +159,32 @@ def predictor(model: nn.Module, spec: DataSpec, inference: Inference) -> Predict
     """A model's predictions of a batch, wherever the model is."""
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     return lambda batch: predict_rows(model, batch.to(device), spec, inference)
+
+
+def deployed(
+    card: ModelCard, load: Callable[[], nn.Module], exported: Path | None = None, inference: Inference = PLAIN
+) -> Predictor:
+    """A model artifact's predictions as they are where it is deployed, on the CPU: of onnxruntime's kernels
+    where it is int8 and predicts by its own pass, else of the module that `load` gives, on that module's device.
+
+    `exported` is the artifact's ONNX file; an int8 model without one is exported when it is first asked.
+    """
+    if "int8" not in card.gives or not inference.plain:
+        return predictor(load(), card.spec, inference)
+
+    @functools.cache
+    def kernels() -> Callable[[np.ndarray], np.ndarray]:
+        if exported is not None:
+            return session(exported, 1)
+        with tempfile.TemporaryDirectory() as folder:
+            export_onnx(load(), card.spec, Path(folder) / "model.onnx")
+            return session(Path(folder) / "model.onnx", 1)
+
+    def predict(batch: Batch) -> Tensor:
+        parts = [kernels()(part.cpu().numpy()) for part in batch.x.split(PREDICT_ROWS)]
+        return torch.from_numpy(np.concatenate(parts))
+
+    return predict
 
 
 def scorer(spec: DataSpec) -> Scorer:
@@ -149,7 +203,7 @@ def make_subject(
     device: torch.device,
     images: Batch | None = None,
     explain: Callable[[nn.Module, Batch], Attribution] | None = None,
-    inference: Inference = Inference(),
+    inference: Inference = PLAIN,
 ) -> Subject:
     """The subject of a cell's inputs: `model`, `data`, maybe `exported`, `data:<name>`, `peer:<name>`, and
     `dense`, which becomes the reference."""
@@ -161,20 +215,13 @@ def make_subject(
         if role.startswith("data:"):
             data[role.removeprefix("data:")] = as_served(path, folder)
     exported = inputs["exported"] / "model.onnx" if "exported" in inputs else None
-    kernels = session(exported, 1) if exported is not None and "int8" in card.gives and inference.plain else None
-
-    def predict(batch: Batch) -> Tensor:
-        if kernels is None:
-            return predict_rows(model, batch.to(device), card.spec, inference)
-        return torch.from_numpy(np.concatenate([kernels(part.numpy()) for part in batch.x.split(PREDICT_ROWS)]))
-
     reference = None
     if inputs.get("dense", folder) != folder:
         dense = {"model": inputs["dense"], "data": inputs["data"]}
         reference = make_subject(dense, device, images, inference=inference)
     return Subject(
         model=model,
-        predict=predict,
+        predict=deployed(card, lambda: model, exported, inference),
         spec=card.spec,
         data=data,
         images=images,
@@ -190,7 +237,7 @@ def make_subject(
 
 
 def explainer(
-    method: Any, seed: int, spec: DataSpec, device: torch.device, inference: Inference = Inference()
+    method: Any, seed: int, spec: DataSpec, device: torch.device, inference: Inference = PLAIN
 ) -> Callable[[nn.Module, Batch], Attribution]:
     """A saliency method as a function of a model and a batch, with its own seeded draws each time."""
     score = scorer(spec)

@@ -254,11 +254,12 @@ def create_database(project: Path) -> None:
     send.create_database(tracking_uri(project))
 
 
-def promote(project: Path, variant: str) -> tuple[str, str]:
-    """Gives the alias `champion` to the version that is `candidate`; returns name and version.
+def promote(project: Path, variant: str, key: str) -> tuple[str, str, str]:
+    """Gives the alias `champion` to the version that is `candidate`, which must be the model artifact `key`;
+    returns name, version and pipeline.
 
-    Raises BadInput where there is no candidate, AssayError where MLflow does not answer.
+    Raises BadInput where there is no candidate or it is another model, AssayError where MLflow does not answer.
     """
     from assay.tasks import send
 
-    return send.promote(project, variant)
+    return send.promote(project, variant, key)

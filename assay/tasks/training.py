@@ -45,6 +45,7 @@ from assay.tasks.job import Job, seed_for
 CHECKPOINT_SECONDS = 30.0
 IN_MEMORY_BYTES = 4 * 2**30
 CHECK_EVERY_ON_GPU = 32
+ADVICE = "a lower train.optimizer.lr, or `around: [clip]`, may help"
 
 
 class Diverged(AssayError):
@@ -270,7 +271,7 @@ class Training:
         good = self.last_good(epoch, at, resumable)
         raise Diverged(
             f"loss is {float(loss)} at step {epoch * self.per_epoch + at} (epoch {epoch + 1}, batch {at + 1} of "
-            f"{len(order)}, examples {first}…); {good}. A lower train.optimizer.lr, or `around: [clip]`, may help"
+            f"{len(order)}, examples {first}…); {good}. {ADVICE}"
         )
 
     def last_good(self, epoch: int, at: int, resumable: Path) -> str:
@@ -344,6 +345,9 @@ class Training:
             with self.deployed() as deployed:
                 final = {k: v.clone() for k, v in deployed.state_dict().items()}
             model.load_state_dict(final)
+        broken = [name for name, v in model.state_dict().items() if v.is_floating_point() and not v.isfinite().all()]
+        if broken:  # the last update's loss is never computed
+            raise Diverged(f"the trained weights of {broken[0]} are not finite: {ADVICE}")
         return model.eval()
 
 

@@ -74,13 +74,16 @@ def source_digest(project: Path, source: Any) -> str | None:
     if folder.is_dir() and folder_hash(project, name) != known[-1]:
         raise BadInput(
             f"data/{name} was changed since it was added: `assay data add {name}` makes it a new version, "
-            f"`dvc checkout data/{name}.dvc` brings the old one back"
+            f"`dvc checkout --force data/{name}.dvc` brings the old one back"
         )
     made = (read_dvc(project, name) or {}).get("meta", {}).get("source")
     wanted = source_meta(source)
     if made and made != wanted and not (made["name"] == wanted["name"] and _only_path_missing(made, wanted)):
+        differ = [k for k in dict.fromkeys((*made, *wanted)) if made.get(k) != wanted.get(k) and wanted.get(k) != ""]
+        then, now = (", ".join(f"{k}={side.get(k)!r}" for k in differ) for side in (made, wanted))
         raise BadInput(
-            f"data/{name} was made by {made}, the params ask for {wanted}: give another `dataset:` name, or "
+            f"data/{name} was made with {then}, the params ask for {now}: name an older version that was made so "
+            f"(`rev:`, one of {', '.join(v[:8] for v in known)}), give another `dataset:` name, or "
             f"`assay data add {name}` with the new parameters"
         )
     return known[-1]
@@ -232,7 +235,7 @@ def copy_version(project: Path, name: str, digest: str, target: Path) -> None:
         shutil.copytree(folder, target, dirs_exist_ok=True)
         if tree_hash(target) != digest:
             raise AssayError(
-                f"data/{name} was changed since it was added as {digest[:8]}: `dvc checkout data/{name}.dvc` "
+                f"data/{name} was changed since it was added as {digest[:8]}: `dvc checkout --force data/{name}.dvc` "
                 f"brings that back, `assay data add {name}` makes a new version"
             )
         return

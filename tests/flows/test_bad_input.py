@@ -25,6 +25,9 @@ CASES: list[tuple[str, dict[str, Any], list[str]]] = [
     ),
     ("empty variant", {"compress.none": []}, ["compress.none", "at least one link"]),
     ("taken name", {"compress.dense": ["prune/magnitude"]}, ["compress.dense", "taken"]),
+    ("taken name of a control", {"compress.reseeded-1": ["prune/magnitude"]}, ["compress.reseeded-1", "taken"]),
+    ("taken name of a data set", {"datasets.main": ["source/digits"]}, ["datasets.main", "taken"]),
+    ("taken name of a training", {"trainings.dense": {"model": "mlp"}}, ["trainings.dense", "taken"]),
     (
         "gate that does not parse",
         {"gates": ["accuracy/top1 is good"]},

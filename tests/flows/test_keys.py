@@ -199,3 +199,11 @@ def test_the_data(ran: Ran) -> None:
 def test_forcing_one_cell(ran: Ran) -> None:
     todo = ran.plan("--force", "evaluate dense *")
     assert set(todo) == {"evaluate dense accuracy/top1"}
+
+
+def test_what_a_prediction_means(ran: Ran, edit: Callable[..., None]) -> None:
+    edit("plugins/problems/classification.py", "return prediction.argmax(dim=1)\n", "return prediction.argmin(dim=1)\n")
+    todo = ran.plan()
+    assert "source of assay.plugins.problems.classification changed" in todo["attribute dense gradient"]
+    assert {"train", "attribute", "agree", "evaluate"} <= stages(todo)
+    assert "prepare" not in stages(todo)

@@ -346,6 +346,8 @@ def test_agreement_becomes_a_colour_between_floor_and_ceiling(world: World) -> N
     assert share["slim-int8"] == round(100 * (row.value - row.floor) / (row.ceiling - row.floor))
     assert share["slim-int8"] < share["pruned"] <= 100
     assert view._colour(lines[DENSE]) == ""
+    row.floor, row.ceiling = row.ceiling, row.floor  # there is no place between them
+    assert view._colour(lines["slim-int8"]) == "var(--faint)"
 
 
 def test_curves_find_their_axis_and_long_arrays_are_sorted() -> None:

@@ -19,6 +19,7 @@ import yaml
 from mlflow.models import Model
 
 import assay
+from assay.flows.session import open_session
 from assay.plugins.values import BadInput
 from assay.tasks import message, send, settings, track
 
@@ -30,7 +31,7 @@ PARAMS: dict[str, Any] = {
     "train": {"model": {"name": "mlp", "hidden": [32]}, "optimizer": {"name": "adamw", "lr": 0.01}, "epochs": 2},
     "compress": {
         "pruned": [{"name": "prune/magnitude", "sparsity": 0.5}, {"name": "recover/finetune", "epochs": 1}],
-        "light": [{"name": "prune/magnitude", "sparsity": 0.3}],
+        "light": [{"name": "quantize/int8_static", "examples": 64}],
     },
     "attribute": {"saliency": ["gradient"], "agreement": ["rank"], "controls": ["random"], "images": 16},
     "evaluate": ["accuracy/top1"],
@@ -248,34 +249,58 @@ import sys
 import mlflow, numpy as np, torch
 from pathlib import Path
 from assay.tasks.artifacts import load_model
-uri, name, folder = sys.argv[1:]
+uri, name, folder, exported = sys.argv[1:]
 torch.set_num_threads(1)
 mlflow.set_tracking_uri(uri)
 x = np.random.default_rng(0).random((7, 1, 8, 8), dtype=np.float32)
 unpickled = []
 sys.addaudithook(lambda event, args: unpickled.append(args) if event == "pickle.find_class" else None)
-served = mlflow.pyfunc.load_model(f"models:/{name}@candidate").predict(x)
-with torch.inference_mode():
-    direct = load_model(Path(folder))(torch.from_numpy(x)).numpy()
+model = mlflow.pyfunc.load_model(f"models:/{name}@candidate")
+served = model.predict(x)
 assert served.dtype == np.float32 and served.shape == (7, 10)
-assert (served == direct).all(), abs(served - direct).max()
+assert model.predict(x[:0]).shape == (0, 10)
 assert not unpickled, unpickled
+with torch.inference_mode():
+    twin = load_model(Path(folder))(torch.from_numpy(x)).numpy()
+if exported:
+    from assay.tasks.export import session
+    assert (served == session(Path(exported), 1)(x)).all()
+    assert 0 < abs(served - twin).max() < 0.1 * abs(twin).max()
+else:
+    assert (served == twin).all(), abs(served - twin).max()
+    assert not {"onnx", "onnxruntime"} & set(sys.modules)
 """
 
 
-def test_the_registered_model_loads_elsewhere_to_the_same_logits_without_pickle(sent: Told) -> None:
-    folder = store_folder(sent, sent.runs()["pruned"].data.tags["key"])
-    name = track.registered_name(sent.folder, "pruned")
-    command = [sys.executable, "-c", LOAD, track.tracking_uri(sent.folder), name, str(folder)]
+@pytest.mark.parametrize("variant", ["pruned", "light"])
+def test_the_registered_model_loads_elsewhere_to_the_same_logits_without_pickle(sent: Told, variant: str) -> None:
+    """An int8 model answers as the kernels that were evaluated, any other as its module, without onnxruntime."""
+    folder = store_folder(sent, sent.runs()[variant].data.tags["key"])
+    exported = list((sent.folder / ".assay" / "store" / "export").rglob("model.onnx"))
+    assert len(exported) == 1  # of the int8 variant
+    name = track.registered_name(sent.folder, variant)
+    kernels = str(exported[0]) if variant == "light" else ""
+    command = [sys.executable, "-c", LOAD, track.tracking_uri(sent.folder), name, str(folder), kernels]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_an_int8_model_carries_its_kernels(sent: Told) -> None:
+    for variant, run in sent.runs().items():
+        (output,) = run.outputs.model_outputs
+        root = sent.folder / ".assay" / "mlartifacts" / "models" / output.model_id / "artifacts"
+        int8 = variant == "light"
+        assert len(list(root.rglob("model.onnx"))) == int8
+        assert ("onnxruntime==" in (root / "requirements.txt").read_text()) == int8
 
 
 def test_no_pickle_and_no_checkpoint_is_logged(sent: Told) -> None:
     files = [path for path in (sent.folder / ".assay" / "mlartifacts").rglob("*") if path.is_file()]
     assert files
     assert not [path for path in files if path.suffix in (".pkl", ".pickle", ".pt", ".pth", ".joblib")]
-    assert not [path for path in files if re.match(rb"\x80[\x02-\x05]", path.read_bytes()[:2])]
+    # A pickle's first bytes may also be the length of a safetensors header, which the header follows.
+    pickled = rb"\x80[\x02-\x05](?!\x00{6}\{)"
+    assert not [path for path in files if re.match(pickled, path.read_bytes()[:9])]
     assert not [path for path in files if "checkpoints" in path.parts]
 
 
@@ -326,35 +351,56 @@ def test_a_new_database_is_told_again(project: Path, monkeypatch: pytest.MonkeyP
 # gates and aliases
 
 
-def test_gates_judged_anew_change_the_run_not_its_number(project: Path) -> None:
-    def run(*gates: str) -> Told:
-        assay.run({**PARAMS, "gates": list(gates)}, project=project, prefect=False)
-        return told(project)
+def key_of(project: Path, tree: Any = PARAMS) -> str:
+    """The key of a params tree's `pruned`."""
+    return open_session(tree, project=project).plan.models["pruned"].key
 
-    found = run(FAILS)
+
+def test_gates_judged_anew_are_a_run_of_their_own(project: Path) -> None:
+    def run(*gates: str) -> str:
+        return assay.run({**PARAMS, "gates": list(gates)}, project=project, prefect=False).pipeline
+
+    failing = run(FAILS)
+    found = told(project)
     assert found.runs()["pruned"].data.tags["gates"] == "failed"
     assert FAILS in found.runs()["pruned"].data.tags["mlflow.note.content"]
     assert found.versions("pruned") == {}
     with pytest.raises(BadInput, match="no candidate"):
-        track.promote(project, "pruned")
+        track.promote(project, "pruned", key_of(project))
 
-    first = {model: one.info.run_id for model, one in found.runs().items()}
-    found = run(PASSES)
-    assert {model: one.info.run_id for model, one in found.runs().items()} == first
-    assert found.runs()["pruned"].data.tags["gates"] == "passed"
+    passing = run(PASSES)
+    assert passing != failing
     assert found.versions("pruned") == {"1": ["candidate"]}
-    assert track.promote(project, "pruned") == ("project-pruned", "1")
+    assert track.promote(project, "pruned", key_of(project)) == ("project-pruned", "1", passing)
     assert found.versions("pruned") == {"1": ["candidate", "champion"]}
 
-    found = run(FAILS)
+    assert run(FAILS, PASSES) not in (failing, passing)
     assert found.versions("pruned") == {"1": ["champion"]}
     with pytest.raises(BadInput, match="no candidate"):
-        track.promote(project, "pruned")
+        track.promote(project, "pruned", key_of(project))
+
+
+def test_a_trial_changes_nothing_in_the_registry(project: Path) -> None:
+    params = project / "params.yaml"
+    params.write_text(yaml.safe_dump({**PARAMS, "gates": [PASSES]}), encoding="utf-8")
+    assay.run(params, project=project, prefect=False)
+    found = told(project)
+    assert found.versions("pruned") == {"1": ["candidate"]}
+    assay.run(params, overrides=[f"gates=['{FAILS}']"], project=project, prefect=False)
+    assay.run(params, overrides=["compress.pruned.0.sparsity=0.6"], project=project, prefect=False)
+    assert found.versions("pruned") == {"1": ["candidate"]}
+
+
+def test_only_the_candidate_of_these_params_is_promoted(project: Path) -> None:
+    other = {**PARAMS, "compress": {**PARAMS["compress"], "pruned": [{"name": "prune/magnitude", "sparsity": 0.6}]}}
+    assay.run({**PARAMS, "gates": [PASSES]}, project=project, prefect=False)
+    with pytest.raises(BadInput, match=r"version 1, of pipeline .* and not the model of these params"):
+        track.promote(project, "pruned", key_of(project, other))
 
 
 def test_a_new_candidate_leaves_the_champion_and_an_old_model_is_not_registered_twice(project: Path) -> None:
     assay.run(PARAMS, project=project, prefect=False)
-    track.promote(project, "pruned")
+    track.promote(project, "pruned", key_of(project))
     other = {"pruned": [{"name": "prune/magnitude", "sparsity": 0.6}], "light": PARAMS["compress"]["light"]}
     assay.run({**PARAMS, "compress": other, "gates": [PASSES]}, project=project, prefect=False)
     found = told(project)

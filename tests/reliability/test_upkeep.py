@@ -60,7 +60,7 @@ def aged(folder: Path) -> Path:
 
 def swept(store: Store, project: Path, days: float = 1, gigabytes: float = 0) -> set[str]:
     """What `clean` removed, by path in the store."""
-    gone = [item for item in removable(store, project, days, gigabytes) if remove(store, item)]
+    gone = [item for item in removable(store, project, days or None, gigabytes or None) if remove(store, item)]
     return {item.folder.relative_to(store.root).as_posix() for item in gone}
 
 
@@ -98,7 +98,7 @@ def test_nothing_goes_where_it_is_unknown_what_is_needed(store: Store, tmp_path:
     (tmp_path / ".assay" / "registered.json").write_text(json.dumps([key(4)]))
     (store.folder("train", key(damaged)) / "manifest.json").write_text("{}")
     with pytest.raises(AssayError, match="run the pipeline again"):
-        removable(store, tmp_path, 1, 0)
+        removable(store, tmp_path, 1, None)
 
 
 def test_folders_that_are_not_the_stores_stay(store: Store, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from assay.flows.commands.runs import print_json
+from assay.flows.commands.runs import print_json, screen_out
 from assay.plugins import registry
 from assay.plugins.values import BadInput
 from assay.tasks import data as d
@@ -95,7 +95,7 @@ def data_list(as_json: bool) -> None:
         shape = "×".join(str(n) for n in row.get("shape", []))
         marks = " ".join(v[:8] for v in row["versions"])
         shown.add_row(row["name"], row.get("problem", "not here"), shape, str(row.get("classes", "")), sizes, marks)
-    Console().print(shown if rows else "no data sets yet: `assay run` or `assay data add` brings them in")
+    screen_out().print(shown if rows else "no data sets yet: `assay run` or `assay data add` brings them in")
 
 
 def data_status(as_json: bool) -> int:
@@ -113,6 +113,8 @@ def data_status(as_json: bool) -> int:
         rows.append({"name": name, "version": known[-1], "state": state})
     if as_json:
         print_json(rows)
+    if not rows and not as_json:
+        print("no data sets yet: `assay run` or `assay data add` brings them in")
     for row in [] if as_json else rows:
         Console().print(f"{row['name']}  {row['version'][:8]}  {row['state']}", highlight=False)
     return 1 if any(row["state"].startswith("changed") for row in rows) else 0

@@ -7,6 +7,7 @@ import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,12 @@ def screen() -> Console:
     """Where progress and tables go."""
     console = Console(stderr=True)
     return console if console.is_terminal else Console(stderr=True, width=WIDTH)
+
+
+def screen_out() -> Console:
+    """Where answers go: as wide as a table needs where nobody's terminal sets the width."""
+    console = Console()
+    return console if console.is_terminal else Console(width=WIDTH)
 
 
 def print_json(value: Any) -> None:
@@ -169,18 +176,19 @@ def plan(params: Path, overrides: Sequence[str], force: Sequence[str], all_: boo
         ]
         print_json({"pipeline": session.plan.id, "cells": rows, "unseen": session.plan.unseen})
         return
-    console = Console()
+    line = partial(Console().print, highlight=False, soft_wrap=True)
     for item in status:
         if item.cell.key in todo:
-            console.print(f"RUN  {item.cell.label}  [dim]{item.cell.key[:8]}[/]  {item.why}", highlight=False)
+            line(f"RUN  {item.cell.label}  [dim]{item.cell.key[:8]}[/]  {item.why}")
         elif all_ and item.hit:
-            console.print(f"HIT  {item.cell.label}  [dim]{item.cell.key[:8]}[/]", highlight=False)
+            line(f"HIT  {item.cell.label}  [dim]{item.cell.key[:8]}[/]")
         elif all_:
-            console.print(f"–    {item.cell.label}  [dim]not needed[/]", highlight=False)
+            line(f"–    {item.cell.label}  [dim]not needed[/]")
     for what, why in session.plan.skipped:
-        console.print(f"left out: {what}: {why}", highlight=False)
+        line(f"left out: {what}: {why}")
     hits = sum(s.hit for s in status)
-    console.print(f"{len(todo)} cells to run, {hits} hits (pipeline {session.plan.id})", highlight=False)
+    id = "pipeline: named once its data are here" if session.plan.unseen else f"pipeline {session.plan.id}"
+    line(f"{len(todo)} cells to run, {hits} hits ({id})")
 
 
 def stage(name: str, variant: str, params: Path) -> None:
@@ -204,7 +212,7 @@ def find_report(project: Path, run: str) -> Path:
 def report(run: str, params: Path, overrides: Sequence[str], open_: bool) -> None:
     """Prints the path of a run's report, written again from the store for the params' own run."""
     if run:
-        path = find_report(Path.cwd(), run) / "report.html"
+        path = find_report(params.resolve().parent, run) / "report.html"
     else:
         from assay.flows.finish import write_again
 
@@ -216,26 +224,22 @@ def report(run: str, params: Path, overrides: Sequence[str], open_: bool) -> Non
         webbrowser.open(path.resolve().as_uri())
 
 
-def compare(runs: Sequence[str], as_json: bool) -> None:
+def compare(runs: Sequence[str], params: Path, as_json: bool) -> None:
     """The numbers of several finished runs side by side."""
     summaries: dict[str, Mapping[str, Any]] = {}
     for run in runs:
-        folder = find_report(Path.cwd(), run)
+        folder = find_report(params.resolve().parent, run)
         summaries[folder.name[:8]] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    names: dict[tuple[str, str], dict[str, float]] = {}
+    names: dict[tuple[str, str, str], dict[str, float]] = {}
     for run, summary in summaries.items():
         for row in summary["rows"]:
             if row["model"] in summary["models"] and row["value"] is not None:
-                name = (
-                    f"{row['saliency']}:{row['method']}.{row['field']}"
-                    if row["saliency"]
-                    else f"{row['method']}.{row['field']}"
-                )
-                names.setdefault((row["model"], name), {})[run] = row["value"]
+                named = Row(row["model"], row["kind"], row["method"], row["field"], row["saliency"], unit=row["unit"])
+                names.setdefault((row["model"], named.name, named.unit), {})[run] = row["value"]
     if as_json:
-        print_json([{"model": model, "number": name, **values} for (model, name), values in names.items()])
+        print_json([{"model": m, "number": name, "unit": u, **values} for (m, name, u), values in names.items()])
         return
     shown = Table("model", "number", *summaries)
-    for (model, name), values in names.items():
-        shown.add_row(model, name, *(number(values[run]) if run in values else "–" for run in summaries))
-    Console().print(shown)
+    for (model, name, unit), values in names.items():
+        shown.add_row(model, name, *(number(values[run], unit) if run in values else "–" for run in summaries))
+    screen_out().print(shown)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,6 @@ from assay.plugins.values import AssayError, BadInput
 from assay.tasks import settings
 
 GIB = 2**30
-START_SECONDS = 90.0
 
 
 def serve(params: Path, overrides: Sequence[str], cron: str, interval: float) -> None:
@@ -61,59 +60,37 @@ def track_sync(params: Path) -> int:
 
 
 def ui(params: Path, port: int, stop: bool) -> None:
-    """Serves MLflow's and Prefect's pages on loopback until Ctrl-C."""
-    from assay.flows import server
+    """Serves MLflow's and Prefect's pages on loopback until Ctrl-C, or until `stop` ends them."""
+    from assay.flows import pages, server
+    from assay.tasks import track
 
     project = params.resolve().parent
     settings.apply(project)
     console = Console()
     if stop:
-        console.print("stopped the Prefect server" if server.stop(project) else "no server runs")
+        ended = [
+            name for name, end in (("MLflow's pages", pages.stop), ("the Prefect server", server.stop)) if end(project)
+        ]
+        console.print(f"stopped {' and '.join(ended)}" if ended else "no server runs")
         return
-    from assay.tasks import track
-
-    url = server.ensure_server(project)
-    port = port or server.free_port()
     uri = track.tracking_uri(project)
-    process = None if uri.startswith("http") else serve_mlflow(project, uri, port)
-    shown = track.without_password(uri) if process is None else f"http://127.0.0.1:{port}"
-    console.print(f"MLflow:  {shown}", highlight=False)
-    console.print(f"Prefect: {url.removesuffix('/api')}", highlight=False)
-    console.print("Ctrl-C ends this", style="dim")
     try:
-        while process is None or process.poll() is None:
-            server.touch(project)
-            time.sleep(5)
+        with pages.registered(project) as state, contextlib.ExitStack() as stack:
+            url = server.ensure_server(project)
+            port = port or server.free_port()
+            process = None
+            if not uri.startswith("http"):
+                process = stack.enter_context(pages.mlflow(project, uri, port, state))
+            shown = track.without_password(uri) if process is None else f"http://127.0.0.1:{port}"
+            console.print(f"MLflow:  {shown}", highlight=False)
+            console.print(f"Prefect: {url.removesuffix('/api')}", highlight=False)
+            console.print("Ctrl-C ends this", style="dim")
+            while process is None or process.poll() is None:
+                server.touch(project)
+                time.sleep(5)
+            raise AssayError("MLflow's server ended")
     except KeyboardInterrupt:
         console.print("stopped")
-    finally:
-        if process is not None:
-            process.terminate()
-            process.wait(20)
-
-
-def serve_mlflow(project: Path, uri: str, port: int) -> subprocess.Popen[bytes]:
-    """MLflow's server on loopback over the project's database, once it answers. The address of the
-    database may hold a password, so it goes by environment."""
-    from assay.flows import server
-    from assay.tasks import track
-
-    track.create_database(project)
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    environment = {
-        **os.environ,
-        "MLFLOW_BACKEND_STORE_URI": uri,
-        "MLFLOW_DEFAULT_ARTIFACT_ROOT": track.artifact_root(project),
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-    }
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + START_SECONDS
-    while not server.healthy(f"http://127.0.0.1:{port}"):
-        if process.poll() is not None or time.monotonic() > deadline:
-            process.terminate()
-            raise AssayError(f"MLflow's server did not start on port {port}: is the port taken?")
-        time.sleep(0.3)
-    return process
 
 
 # doctor
@@ -206,15 +183,15 @@ def _plugins() -> Iterator[tuple[str, bool, str]]:
 # clean
 
 
-def clean(params: Path, older_than: float, keep_gb: float, dry_run: bool) -> None:
+def clean(params: Path, older_than: float | None, keep_gb: float | None, dry_run: bool) -> None:
     """Removes artifacts by age of last use or until the store is small enough, and so what was set aside
     as damaged and what was left by work that nobody took up again."""
     from assay.flows.session import open_session
     from assay.tasks.clean import removable, remove
 
-    if not older_than and not keep_gb:
+    if older_than is None and keep_gb is None:
         raise BadInput("say what may go: --older-than DAYS, --keep-gb SIZE, or both")
-    if older_than < 0 or keep_gb < 0:
+    if (older_than or 0) < 0 or (keep_gb or 0) < 0:
         raise BadInput("--older-than and --keep-gb cannot be negative")
     session = open_session(params)
     console = Console(stderr=True)

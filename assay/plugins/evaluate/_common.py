@@ -44,10 +44,11 @@ def mean_number(each: np.ndarray, definition: str, direction: Literal[-1, 0, 1],
 
 
 def pixels(spec: DataSpec, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Lowest and highest valid value and length of one pixel unit, each to broadcast against `like`
-    (N, *spec.shape)."""
+    """Lowest and highest valid value (infinite where there are no bounds) and length of one pixel unit, each to
+    broadcast against `like` (N, *spec.shape)."""
 
     def spread(values: Sequence[float]) -> Tensor:
         return like.new_tensor(list(values)).reshape(-1, *[1] * (like.ndim - 2))
 
-    return spread(spec.low), spread(spec.high), spread(spec.scale)
+    low, high = spec.valid
+    return spread(low), spread(high), spread(spec.scale)

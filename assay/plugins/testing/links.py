@@ -125,6 +125,22 @@ def constraint(case: Case) -> None:
 
 
 @promise("compress")
+def constraint_after_a_later_link(case: Case) -> None:
+    """What it leaves on the model can be restored after a later link has cut its layers or put others in their
+    place: it then holds of what is left."""
+    for world, model, record in linked(case):
+        result = changed(case, model, record)
+        result.head = nn.LazyLinear(world.data.spec.n_outputs + 1)
+        logits(result, world)
+        first = next((m for m in result.modules() if isinstance(m, nn.Conv2d | nn.Linear)), None)
+        if first is not None:
+            first.weight = nn.Parameter(first.weight.detach()[1:].clone())
+        restore = case.method.constraint(result, record)
+        if restore is not None:
+            restore()
+
+
+@promise("compress")
 def asks(case: Case) -> None:
     """The trainings that `asks` announces are those that `fit` asks the lab for, all in one list."""
     if not takes_lab(case.method.fit):

@@ -42,9 +42,10 @@ def asked(plan: Plan, summary: Summary, facts: Mapping[str, Any]) -> str:
     text += f". Measured: {words.listing(labels(plan.params.evaluate))}."
     section = plan.params.attribute
     if section.saliency and plan.variants:
+        images = max((row.n for row in summary.rows if row.kind == "agreement"), default=section.images)
         text += (
             f" Does each variant still look at the same evidence? Asked with {words.listing(labels(section.saliency))} "
-            f"on {section.images:,} test examples, against {words.count(len(plan.reseeded), 'retrained model')}."
+            f"on {images:,} test examples, against {words.count(len(plan.reseeded), 'retrained model')}."
         )
     return text
 
@@ -63,11 +64,12 @@ def findings(summary: Summary, lines: Sequence[Glance], say_as: Words) -> list[s
         if failed:
             reasons = [f"{text} ({why.bound or why.value})" for text, why in failed]
             found.append(f"{one.model} fails {words.listing(reasons)}.")
-    counts = words.verdict_counts(r for r in summary.rows if r.kind == "agreement" and r.model in summary.variants)
-    if counts:
-        each = [f"{number} {verdict}" for verdict, number in counts.items()]
-        total = words.count(sum(counts.values()), "comparison")
-        found.append(f"Of {total} with the dense model's maps: {words.listing(each)}.")
+    for kind, what in (("agreement", "with the dense model's maps"), ("audit", "of audits with the ceiling")):
+        counts = words.verdict_counts(r for r in summary.rows if r.kind == kind and r.model in summary.variants)
+        if counts:
+            each = [f"{number} {verdict}" for verdict, number in counts.items()]
+            total = words.count(sum(counts.values()), "comparison")
+            found.append(f"Of {total} {what}: {words.listing(each)}.")
     found += [f"{variant} is not auditable: {why}." for variant, why in summary.collapsed.items()]
     return found
 

@@ -198,7 +198,7 @@ def _colour(one: Glance) -> str:
     if one.role != "variant":
         return ""
     known = row is not None and all(math.isfinite(v) for v in (row.value, row.floor, row.ceiling))
-    if row is None or not known or row.floor == row.ceiling:
+    if row is None or not known or (row.direction or 1) * (row.ceiling - row.floor) <= 0:
         return "var(--faint)"
     place = min(max((row.value - row.floor) / (row.ceiling - row.floor), 0.0), 1.0)
     return f"color-mix(in oklab, var(--high) {100 * place:.0f}%, var(--low))"

@@ -19,8 +19,8 @@ def compose(x: Tensor, keep: Tensor, fill: Tensor) -> Tensor:
 
 
 def zero_fill(x: Tensor, spec: DataSpec) -> Tensor:
-    """Pixel value 0: `spec.low` in the model's units. Broadcasts with `x`."""
-    return per_channel(spec.low, x)
+    """Pixel value 0 in the model's units, 0 of features. Broadcasts with `x`."""
+    return per_channel(spec.blank, x)
 
 
 def mean_fill(x: Tensor) -> Tensor:

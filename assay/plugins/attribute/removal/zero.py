@@ -9,7 +9,7 @@ from assay.plugins.contract import Batch, Card, Context, Removal
 
 
 class Zero(Removal):
-    """Removed pixels become pixel value 0 (`spec.low` where the data are normalised)."""
+    """Removed pixels become pixel value 0 (in the units of the model), features 0."""
 
     card = Card(
         title="RISE: Randomized Input Sampling for Explanation of Black-box Models",

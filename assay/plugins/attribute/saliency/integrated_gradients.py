@@ -41,7 +41,7 @@ class IntegratedGradients(Saliency):
     """Each pixel's share in the difference between the score at the input and at a baseline.
 
     Signed, summed over channels; a map's sum is that difference (completeness), up to the quadrature's
-    error. The baseline is black (pixel value 0, `spec.low` where the data are normalised) or the image's
+    error. The baseline is black (pixel value 0, in the units of the model; 0 of features) or the image's
     own mean colour.
     """
 
@@ -60,7 +60,7 @@ class IntegratedGradients(Saliency):
         """(N, H, W) for images, (N, *shape) otherwise. Raises NotAuditable where there are no gradients."""
         x = batch.x
         if self.baseline == "zero":
-            start = per_channel(ctx.spec.low, x).expand_as(x)
+            start = per_channel(ctx.spec.blank, x).expand_as(x)
         else:
             start = x.mean(dim=tuple(range(2, x.ndim)) or 1, keepdim=True).expand_as(x)
         points, weights = (part.to(x.device) for part in quadrature(self.rule, self.steps))

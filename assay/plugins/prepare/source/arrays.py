@@ -32,7 +32,9 @@ def read_arrays(path: Path) -> Arrays:
                 with loaded as archive:
                     found = {name: archive[name] for name in sorted(archive.files)}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise BadData(f"'{at}' cannot be read as NumPy arrays of numbers: {error}") from error
+        # NumPy's own advice for what is no array file is to load it as a pickle, which nothing here does.
+        why = "it is no file that NumPy wrote, or holds Python objects" if "pickle" in str(error) else str(error)
+        raise BadData(f"'{at}' cannot be read as NumPy arrays of numbers: {why}") from error
     if not found:
         raise BadData(f"'{path}' holds no named arrays: {NEEDED} are needed")
     return found

@@ -41,7 +41,7 @@ def pgd(
     `gradient(x)` is the loss's gradient at inputs, `start` the first displacement. Displacements, `eps`
     and `step_size` are in pixel units; results stay within the valid pixels' bounds.
     """
-    scale, low, high = (per_channel(bound, x) for bound in (spec.scale, spec.low, spec.high))
+    scale, low, high = (per_channel(bound, x) for bound in (spec.scale, *spec.valid))
     delta = start
     for _ in range(steps):
         at = (x + delta * scale).clamp(low, high)

@@ -50,5 +50,14 @@ class RandomPrune(Link):
         return model
 
     def constraint(self, model: nn.Module, record: Record) -> Callable[[], None]:
-        """Zero again after each training step."""
-        return lambda: impose(model, record)
+        """What is zero now is zero again after each training step: a later link may have cut a layer, or put
+        others in its place, so that the masks need not fit any more."""
+        present = dict(model.named_parameters())
+        zeros = [(present[name], present[name].detach() == 0) for name in record.tensors if name in present]
+
+        @torch.no_grad()
+        def restore() -> None:
+            for weight, zero in zeros:
+                weight.masked_fill_(zero, 0.0)
+
+        return restore

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import yaml
+from PIL import Image
 
 import assay
+from assay.flows import cli
 from assay.plugins.contract import AssayError
+from assay.tasks.artifacts import load_data
 
 SEEN = re.compile(r"<(style|script)>.*?</\1>|<[^>]+>", re.DOTALL)
 
@@ -140,6 +146,36 @@ def test_many_signals_with_a_learned_start(tmp_path: Path) -> None:
     assert value(fitted, "dense", "fidelity/psnr") > value(plain, "dense", "fidelity/psnr") + 1
     assert value(fitted, "dense", "fidelity/psnr") > 12
     assert [gate.passed for gate in fitted.summary.gates] == [True]
+
+
+def test_new_images_pass_the_codec_that_was_fitted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`assay predict` reads files in the size that images had before the codec, and answers as the run did."""
+    tree = {
+        "device": "cpu",
+        "prepare": [
+            "source/digits",
+            {"name": "transform/subset", "train": 600, "test": 60},
+            {"name": "transform/walloc", "levels": 1, "channels": 2, "steps": 100},
+        ],
+        "train": {"model": {"name": "mlp", "hidden": [32]}, "optimizer": {"name": "adamw", "lr": 0.01}, "epochs": 8},
+        "evaluate": ["accuracy/top1"],
+    }
+    result, _ = run(tmp_path, **tree)
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(tree), encoding="utf-8")
+    digits = load_data(tmp_path / "data" / "digits").test
+    images = tmp_path / "images"
+    images.mkdir()
+    for i in range(40):
+        Image.fromarray(np.array(digits.fields["x"][i, 0])).save(images / f"{i:02d}.png")
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["predict", "dense", str(images), "--params", str(tmp_path / "params.yaml"), "--json"])
+    out, err = capsys.readouterr()
+    assert stop.value.code == 0, err
+    rows = json.loads(out)
+    right = np.mean([int(row["label"]) == y for row, y in zip(rows, digits.fields["y"], strict=False)])
+    assert not any(row["resized"] for row in rows)
+    assert right > 0.75
+    assert abs(right - value(result, "dense", "accuracy/top1")) < 0.15
 
 
 def test_a_model_whose_predictions_are_of_another_problem_is_refused(tmp_path: Path) -> None:

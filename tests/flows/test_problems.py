@@ -105,6 +105,32 @@ def test_restoration(tmp_path: Path) -> None:
     assert "label flipped" not in page.split("Glossary")[0]
 
 
+def test_residual_diffusion(tmp_path: Path) -> None:
+    """Trained by its objective, restored by its sampler, which attributions go through."""
+    result, _ = run(
+        tmp_path,
+        prepare=[
+            "source/digits",
+            {"name": "transform/subset", "train": 600, "test": 60},
+            {"name": "transform/degrade", "kind": "blur", "radius": 1.0},
+        ],
+        train={
+            "model": {"name": "rddm_unet", "width": 8},
+            "objective": "rddm",
+            "optimizer": {"name": "adamw", "lr": 0.005},
+            "batches": {"name": "shuffled", "size": 64},
+            "epochs": 6,
+        },
+        compress={"pruned": [{"name": "prune/magnitude", "sparsity": 0.3}, {"name": "recover/finetune", "epochs": 1}]},
+        predict={"name": "rddm", "steps": 3},
+        attribute={"saliency": ["gradient"], "agreement": ["rank"], "controls": ["random"], "images": 16},
+        evaluate=["fidelity/psnr", "fidelity/ssim"],
+        gates=["fidelity/psnr.gain >= 2"],
+    )
+    assert [gate.passed for gate in result.summary.gates] == [True], result.summary.gates
+    assert all(row.value == row.value for row in result.summary.rows), "every question has an answer"
+
+
 def test_field(tmp_path: Path) -> None:
     result, page = run(
         tmp_path,

@@ -10,18 +10,20 @@ from assay.plugins.testing.worlds import Fused, World, blobs, frozen
 
 
 class TinyRestorer(Fused):
-    """Two convolutions whose output is taken from the image."""
+    """Two convolutions that say what is wrong with an image, also within a diffusion: of its state at a time."""
 
     def __init__(self, channels: int):
         super().__init__()
         self.layers = nn.Sequential(nn.Conv2d(channels, 8, 3, padding=1), nn.ReLU())
         self.head = nn.Conv2d(8, channels, 3, padding=1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Images (N, C, H, W) to images of that shape."""
-        features = self.layers(x)
+    def forward(self, x: Tensor, state: Tensor | None = None, t: Tensor | None = None) -> Tensor:
+        """Images (N, C, H, W) to images of that shape; with a state and times (N,) to the residual."""
+        mixed = x if state is None or t is None else (x + state) / 2 + 0.1 * t.view(-1, 1, 1, 1)
+        features = self.layers(mixed)
         self.burn()
-        return x - self.head(features)
+        wrong: Tensor = self.head(features)
+        return x - wrong if state is None else wrong
 
 
 def noisy(count: int, seed: int) -> Split:

@@ -21,11 +21,13 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Step:
-    """A method that was applied, with the record of what it decided."""
+    """A method that was applied, with the record of what it decided; of a transform also what the data were
+    before it."""
 
     id: str
     params: Mapping[str, Any]
     record: Record = field(default_factory=Record)
+    takes: DataSpec | None = None
 
     def method(self) -> Any:
         """The method itself."""
@@ -33,9 +35,9 @@ class Step:
         return registry.make(slot, {"name": name, **self.params}, self.id)
 
 
-def step_of(method: Any, record: Record | None = None) -> Step:
+def step_of(method: Any, record: Record | None = None, takes: DataSpec | None = None) -> Step:
     """The step of a method and what it decided."""
-    return Step(registry.method_id(method), method.model_dump(mode="json"), record or Record())
+    return Step(registry.method_id(method), method.model_dump(mode="json"), record or Record(), takes)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -58,7 +60,8 @@ def save_steps(folder: Path, steps: Sequence[Step]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
     for i, step in enumerate(steps):
-        rows.append({"id": step.id, "params": dict(step.params), "values": dict(step.record.values)})
+        row = {"id": step.id, "params": dict(step.params), "values": dict(step.record.values)}
+        rows.append(row if step.takes is None else {**row, "takes": step.takes.model_dump(mode="json")})
         if step.record.tensors:
             save_tensors(folder / f"{i}.safetensors", step.record.tensors)
     write_json(folder / "steps.json", rows)
@@ -70,7 +73,8 @@ def load_steps(folder: Path) -> list[Step]:
     for i, row in enumerate(read_json(folder / "steps.json")):
         path = folder / f"{i}.safetensors"
         tensors = load_file(path) if path.exists() else {}
-        steps.append(Step(row["id"], row["params"], Record(row["values"], tensors)))
+        takes = DataSpec(**row["takes"]) if "takes" in row else None
+        steps.append(Step(row["id"], row["params"], Record(row["values"], tensors), takes))
     return steps
 
 
@@ -134,6 +138,11 @@ class ModelCard:
     preprocessing: Sequence[Step] = ()
     gives: Sequence[str] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def raw(self) -> DataSpec:
+        """What new data are before the preprocessing."""
+        return next((step.takes for step in self.preprocessing if step.takes is not None), self.spec)
 
 
 def save_model(folder: Path, card: ModelCard, state: Mapping[str, Tensor]) -> None:

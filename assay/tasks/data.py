@@ -129,7 +129,7 @@ def transform(job: Job) -> None:
     check(data, f"after {method.method_name()}")
     passed = load_steps(job.inputs["data"] / "preprocessing")
     if method.card.serves:
-        passed.append(step_of(method, record))
+        passed.append(step_of(method, record, parent.spec))
     save_data(job.out, data, passed)
 
 

@@ -78,7 +78,7 @@ def _collapsed(reader: Reader) -> Iterator[tuple[str, str]]:
         if facts["constant"]:
             yield variant, "its predictions are all the same"
         elif facts["error"] is not None and facts["error"] >= facts["chance"] - 2 * facts["chance_error"]:
-            yield variant, f"its accuracy is at chance ({1 - facts['error']:.3f})"
+            yield variant, f"its error ({facts['error']:.3g}) is no better than chance ({facts['chance']:.3g})"
 
 
 def _seed(plan: Plan) -> int:

@@ -63,9 +63,9 @@ def in_words(spec: DataSpec) -> str:
 def describe(folder: Path, name: str) -> dict[str, Any]:
     """What a program must know beside a model's ONNX file to use it without Assay, as plain JSON values."""
     card = load_card(folder)
-    spec = card.spec
-    taken: dict[str, Any] = {"name": INPUT, "type": "float32", "shape": ["batch", *spec.shape], "what": in_words(spec)}
-    image = image_format(spec)
+    spec, raw = card.spec, card.raw
+    taken: dict[str, Any] = {"name": INPUT, "type": "float32", "shape": ["batch", *spec.shape], "what": in_words(raw)}
+    image = image_format(raw)
     if image is not None:
         taken["image"] = image
         taken["how"] = [
@@ -73,7 +73,7 @@ def describe(folder: Path, name: str) -> dict[str, Any]:
             f"convert it to 8 bits per channel, {image['mode']} (as Pillow does; transparency is dropped)",
             f"resize it to exactly {image['width']} x {image['height']} (width x height), Pillow's {image['resize']}",
             f"divide by {image['divide_by']}: float32 in [0, 1]",
-            f"channels first: {' x '.join(map(str, spec.shape))} (channels x height x width)",
+            f"channels first: {' x '.join(map(str, raw.shape))} (channels x height x width)",
             "apply every step of `preprocessing`, in order, in float32",
         ]
     given: dict[str, Any] = {"name": OUTPUT, "type": "float32", "what": _about(problem_of(spec))}
@@ -135,14 +135,14 @@ def predict_images(
     """One row an image, as the deployed model answers (file, its size, whether it was resized, label,
     probabilities by class), and the batch that the model saw. `exported` is the model's ONNX file, if there is one."""
     card = load_card(folder)
-    wanted = image_format(card.spec)
+    wanted = image_format(card.raw)
     if wanted is None:
-        raise BadInput(f"this model takes {in_words(card.spec)}, not image files: {ELSEWHERE}")
+        raise BadInput(f"this model takes {in_words(card.raw)}, not image files: {ELSEWHERE}")
     if card.spec.problem != CLASSES:
         raise BadInput(f"this model names no classes, its problem is {card.spec.problem}: {ELSEWHERE}")
     files = image_files(paths)
     pixels, sizes = read_images(files, wanted)
-    split = preprocess(Data(card.spec, {"new": Split({"x": pixels})}), card.preprocessing).splits["new"]
+    split = preprocess(Data(card.raw, {"new": Split({"x": pixels})}), card.preprocessing).splits["new"]
     batch = split.batch(slice(0, len(split))).to(device)
     prediction = deployed(card, lambda: load_model(folder).to(device), exported, inference)(batch)
     probabilities = torch.softmax(prediction, dim=1).tolist()

@@ -96,7 +96,7 @@ def predict(
     if saliency:
         for row, path in zip(rows, write_maps(folder, batch, saliency, out, rows, device, how), strict=True):
             row["map"] = str(path)
-    note = resized(rows, load_card(folder).spec)
+    note = resized(rows, load_card(folder).raw)
     if note:
         print(note, file=sys.stderr)
     if as_json:

@@ -32,10 +32,15 @@ def labels(split: Split) -> Tensor:
     return torch.from_numpy(np.asarray(split.fields["y"]).astype(np.int64))
 
 
+def rows(values: Tensor | np.ndarray) -> np.ndarray:
+    """Values of examples (N, ...) as float64 rows (N, D)."""
+    return np.asarray(values, dtype=np.float64).reshape(len(values), -1)
+
+
 def mean_number(each: np.ndarray, definition: str, direction: Literal[-1, 0, 1], unit: str = "") -> Number:
-    """A number that is the mean over examples of `each` (N,)."""
+    """A number that is the mean over examples of `each` (N,); of a single example it has no interval."""
     values = np.asarray(each, dtype=np.float64)
-    return Number(float(values.mean()), unit, direction, definition, each=values)
+    return Number(float(values.mean()), unit, direction, definition, each=values if len(values) > 1 else None)
 
 
 def pixels(spec: DataSpec, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:

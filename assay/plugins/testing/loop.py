@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from assay.plugins.contract import (
     Around,
+    BadInput,
     Batch,
     Bound,
     Card,
@@ -230,12 +231,17 @@ def final_weights(case: Case) -> None:
 
 
 def learner_state(case: Case, world: World) -> tuple[State, Context]:
-    """A training with a penalty and an around that have state of their own."""
+    """A training with a penalty and an around that have state of their own; with the objective alone where the
+    learner refuses them."""
     around = Bound(TinyAround(), plain_context(world, 12), "around.0")
-    ctx: Context = plain_context(world, 2)
     model = world.fresh(5)
     model = case.method.apply(model, case.method.fit(model, world.data, plain_context(world, 3)))
-    state: State = case.method.init(model, make_terms(world, [around], penalties=True), world.data, ctx)
+    try:
+        ctx: Context = plain_context(world, 2)
+        state: State = case.method.init(model, make_terms(world, [around], penalties=True), world.data, ctx)
+    except BadInput:
+        ctx = plain_context(world, 2)
+        state = case.method.init(model, make_terms(world, []), world.data, ctx)
     return state, ctx
 
 

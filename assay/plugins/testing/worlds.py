@@ -117,7 +117,8 @@ def trained(world: str, seed: int) -> nn.Module:
     """The tiny model of a world after a few steps; shared, so copy it."""
     place = next(w for w in all_worlds() if w.name == world)
     model = place.fresh(seed)
-    train_steps(model, place, seed, steps=12)
+    with torch.enable_grad():  # whoever asks first may be in a block without gradients
+        train_steps(model, place, seed, steps=12)
     return model
 
 
@@ -217,21 +218,25 @@ def makers() -> Mapping[str, Sequence[Callable[[], World]]]:
     """What there is to try a method on, by problem."""
     from assay.plugins.testing import (
         world_detection,
+        world_field,
         world_graph,
         world_regression,
         world_representation,
+        world_restoration,
         world_segmentation,
         world_sequence,
     )
 
     return {
         "classification": (gray_images, colour_images),
+        "field": (world_field.waves,),
         "regression": (world_regression.vectors,),
         "representation": (world_representation.embedded,),
         "segmentation": (world_segmentation.maps,),
         "detection": (world_detection.squares,),
         "sequence": (world_sequence.tokens,),
         "graph": (world_graph.rings,),
+        "restoration": (world_restoration.noisy_images,),
     }
 
 

@@ -80,6 +80,7 @@ def render(plan: Plan, store: Store, summary: Summary, say_as: words.Words, fact
         shown=shown,
         missing=missing,
         gallery=gallery(plan, store),
+        classes=classes,
         evidence=evidence(plan, store, classes, colours),
         colours=colours,
         ramps=RAMPS,

@@ -94,8 +94,9 @@ def _data(facts: Mapping[str, Any]) -> str:
     for one in facts.get("data", []):
         name, version = escape(str(one.get("name", ""))), one.get("version", "")
         sizes = ", ".join(f"{split} {size:,}" for split, size in one.get("sizes", {}).items())
-        classes = count(len(one.get("classes", [])), "class", "classes")
-        lines.append(f"- {name}, version `{version}`: {sizes}; shape {list(one.get('shape', []))}, {classes}")
+        classes = len(one.get("classes", []))
+        known = f", {count(classes, 'class', 'classes')}" if classes else ""
+        lines.append(f"- {name}, version `{version}`: {sizes}; shape {list(one.get('shape', []))}{known}")
     return "\n".join(lines) or "Not recorded."
 
 

@@ -143,7 +143,8 @@ def gallery(plan: Plan, store: Store) -> Gallery:
     """The grids of a finished run."""
     section = plan.params.attribute
     if not section.saliency:
-        return Gallery([], [], "no saliency method was asked for")
+        left_out = (why for what, why in plan.skipped if what == "attribute")
+        return Gallery([], [], next(left_out, "no saliency method was asked for"))
     main, dense = plan.data["main"], plan.models[DENSE]
     folders = [store.folder(ref.slot, ref.key) for ref in (dense, main)]
     cell = plan.cells[plan.saliency[DENSE, labels(section.saliency)[0]].key]

@@ -45,7 +45,7 @@ def asked(plan: Plan, summary: Summary, facts: Mapping[str, Any]) -> str:
         images = max((row.n for row in summary.rows if row.kind == "agreement"), default=section.images)
         text += (
             f" Does each variant still look at the same evidence? Asked with {words.listing(labels(section.saliency))} "
-            f"on {images:,} test images, against {words.count(len(plan.reseeded), 'retrained model')}."
+            f"on {images:,} test examples, against {words.count(len(plan.reseeded), 'retrained model')}."
         )
     return text
 

@@ -25,7 +25,7 @@ class MaskShare(Audit):
         claim="Where the truth is known, the measure puts attributions of the trained network above random maps.",
         verdict="reproduced",
         needs=("mask",),
-        modality=("image",),
+        modality=("image", "features"),
     )
 
     def numbers(self) -> tuple[str, ...]:
@@ -50,7 +50,7 @@ class MaskShare(Audit):
                     float(np.nanmean(each)),
                     "share",
                     1,
-                    "Share of an image's absolute attribution that lies inside its true mask, mean over images.",
+                    "Share of an example's absolute attribution that lies inside its true mask, mean over examples.",
                     each,
                 ),
                 "area": Number(

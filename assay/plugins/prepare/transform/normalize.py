@@ -50,14 +50,18 @@ class Normalize(Transform):
         """float32 x in every split, and the description in its units."""
         mean, deviation = (record.tensors[name].double().cpu().numpy() for name in ("mean", "deviation"))
 
-        def change(name: str, split: Split) -> Split:
-            x = split.fields["x"]
+        def normal(x: np.ndarray) -> np.ndarray:
             shape = (-1, *[1] * (x.ndim - 2))
             m, d = (v.astype(np.float32).reshape(shape) for v in (mean, deviation))
             done = np.empty(x.shape, dtype=np.float32)
             for at, part in chunks(x):
                 done[at] = (part - m) / d
-            return split.replace(x=done)
+            return done
+
+        images = ("x", "y") if data.spec.problem == "restoration" else ("x",)
+
+        def change(name: str, split: Split) -> Split:
+            return split.replace(**{key: normal(split.fields[key]) for key in images if key in split.fields})
 
         def bounds(values: tuple[float, ...], centre: np.ndarray | float) -> tuple[float, ...]:
             return tuple(float(v) for v in (np.asarray(values) - centre) / deviation)

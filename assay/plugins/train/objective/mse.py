@@ -20,7 +20,7 @@ class MSE(Objective):
         paper="arxiv:2006.07322",
         claim="A classifier trained with the square loss is about as accurate as with cross-entropy.",
         verdict="reproduced",
-        problems=("classification", "regression"),
+        problems=("classification", "regression", "restoration", "field"),
     )
 
     def score(self, output: Tensor, batch: Batch) -> Tensor:

@@ -116,7 +116,8 @@ def trained(world: str, seed: int) -> nn.Module:
     """The tiny model of a world after a few steps; shared, so copy it."""
     place = next(w for w in all_worlds() if w.name == world)
     model = place.fresh(seed)
-    train_steps(model, place, seed, steps=12)
+    with torch.enable_grad():  # whoever asks first may be in a block without gradients
+        train_steps(model, place, seed, steps=12)
     return model
 
 
@@ -212,11 +213,12 @@ def picked(prediction: Tensor, target: Tensor) -> Tensor:
 
 def makers() -> Mapping[str, Sequence[Callable[[], World]]]:
     """What there is to try a method on, by problem."""
-    from assay.plugins.testing import world_regression
+    from assay.plugins.testing import world_generation, world_regression
 
     return {
         "classification": (gray_images, colour_images),
         "regression": (world_regression.vectors,),
+        "generation": (world_generation.images, world_generation.vectors),
     }
 
 

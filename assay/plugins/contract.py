@@ -624,9 +624,10 @@ class Problem(Method):
         return (a == b).flatten(1).all(dim=1) if a.ndim > 1 else a == b
 
     def error(self, prediction: Tensor, batch: Batch) -> Tensor:
-        """Error of each example (N,), 0 where right: what `collapsed` and per-example tables use."""
+        """Error of each example (N,), 0 where right: what `collapsed` and per-example tables use. Raises
+        NotAuditable with the reason where predictions are draws and none is wrong by itself."""
         raise NotImplementedError
 
     def chance(self, data: Data) -> float:
-        """The mean error of the best constant prediction."""
+        """The mean error of the best constant prediction; raises as `error`."""
         raise NotImplementedError

@@ -11,7 +11,7 @@ from typing import Any
 
 from assay.plugins import registry
 from assay.tasks import cells as c
-from assay.tasks.askable import effective, problem_name
+from assay.tasks.askable import effective, learned, problem_name
 from assay.tasks.cells import Cell, Env, Ref
 from assay.tasks.job import MODEL
 from assay.tasks.params import DENSE, Params, Train, labels, named_by
@@ -71,7 +71,7 @@ class Plan:
 
     def recipe(self, train: Train) -> dict[str, Any]:
         """A training's recipe as a cell's spec has it."""
-        return c.recipe_spec(train, self.problem)
+        return c.recipe_spec(train, learned(self.params, train))
 
     def add_study(self, kind: str, method: Any, space: Mapping[str, Sequence[Any]] | None = None) -> Cell:
         """Plans a study, or a search over a space, on the main data and recipe."""
@@ -152,7 +152,7 @@ def _prepare(plan: Plan, label: str, steps: Sequence[Any], project: Path) -> Ref
 def _train(plan: Plan) -> None:
     params, data = plan.params, plan.data["main"]
     further = {
-        name: plan.add(c.training_cell(f"train {name}", plan.recipe(t), _seed(params, t), data, plan.env))
+        name: plan.add(c.training_cell(f"train {name}", plan.recipe(t), _seed(params, t), plan.data[t.data], plan.env))
         for name, t in params.trainings.items()
     }
     plan.trainings.update(further)

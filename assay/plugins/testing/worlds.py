@@ -219,6 +219,7 @@ def makers() -> Mapping[str, Sequence[Callable[[], World]]]:
     from assay.plugins.testing import (
         world_detection,
         world_field,
+        world_generation,
         world_graph,
         world_regression,
         world_representation,
@@ -237,6 +238,7 @@ def makers() -> Mapping[str, Sequence[Callable[[], World]]]:
         "sequence": (world_sequence.tokens,),
         "graph": (world_graph.rings,),
         "restoration": (world_restoration.noisy_images,),
+        "generation": (world_generation.images, world_generation.vectors),
     }
 
 

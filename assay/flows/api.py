@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from assay.flows.session import Result, Session, check_hits, drop_forced, materialise, open_session
+from assay.flows.session import Result, Session, check_hits, drop_forced, exchange, materialise, open_session
 from assay.tasks import params as p
 from assay.tasks.status import needed, statuses, write_last
 from assay.tasks.track import Sender
@@ -44,7 +44,14 @@ def run(
     sends = track and only in (None, "report")
     with contextlib.ExitStack() as stack:
         executor = stack.enter_context(
-            Executor(session.store, session.downloads, session.workers, session.params.threads, session.command)
+            Executor(
+                session.store,
+                session.downloads,
+                session.workers,
+                session.params.threads,
+                session.command,
+                remote=session.remote,
+            )
         )
         expected = session.plan.groups(needed(session.plan, statuses(session.plan, session.store, {}, force), only))
         executor.warm(len(expected))  # their imports take as long as the data
@@ -71,6 +78,8 @@ def run(
         computed = time.monotonic()
         write_last(session.plan, session.store)
         result = finish(session, only, track, computed=executor.computed, begun=begun, sender=sender)
+    if session.remote is not None:
+        result.notes = [*result.notes, *session.remote.notes]
     ended = time.monotonic()
     result.overhead = {
         "plan": planned - begun,
@@ -85,6 +94,7 @@ def to_compute(session: Session, force: Sequence[str], only: str | None, console
     """The keys to compute; damaged and forced artifacts are out of the store after this."""
     status = check_hits(session, force)
     drop_forced(session, status)
+    status = exchange(session, status, only)
     todo = needed(session.plan, status, only)
     for item in status:
         if item.why.startswith("damaged"):

@@ -72,10 +72,11 @@ def plan(
     set: SetOption = None,
     force: Annotated[list[str] | None, typer.Option(help="As for run.")] = None,
     all: Annotated[bool, typer.Option("--all", help="Show hits too.")] = False,
+    remote: Annotated[bool, typer.Option("--remote", help="Ask store.remote, too, what it has.")] = False,
     json: JsonOption = False,
 ) -> None:
     """Show each cell with HIT or RUN, and why. Computes nothing."""
-    _commands("runs").plan(params, set or [], force or [], all, json)
+    _commands("runs").plan(params, set or [], force or [], all, remote, json)
 
 
 @app.command(epilog="Example: assay stage train")

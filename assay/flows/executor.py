@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Protocol
 
 from assay.flows.machine import machine_lock
-from assay.flows.workers import WorkerDied, Workers
+from assay.flows.workers import Worker, WorkerDied, Workers
 from assay.plugins.values import AssayError
-from assay.tasks.cells import Cell
+from assay.tasks.cells import Cell, Ref
 from assay.tasks.compute import THERE, Outcome
+from assay.tasks.remote import Remote, RemoteFailed
 from assay.tasks.store import Store, try_lock
 
 POLL_SECONDS = 0.2
@@ -66,6 +67,7 @@ class Executor:
     threads: int
     command: str
     watcher: Watcher = field(default_factory=Nobody)
+    remote: Remote | None = None
     computed: int = 0
     busy_intervals: list[tuple[float, float]] = field(default_factory=list)
 
@@ -121,13 +123,42 @@ class Executor:
         exclusive = any(cell.exclusive for cell in rest)
         with self._workers.borrow() as worker, machine_lock(exclusive, self._stopped), self._clock():
             while rest:
-                outcome = worker.compute(rest[0], self.store, self.downloads, self.command)
+                outcome = self._compute_one(worker, rest[0])
                 if outcome.status not in THERE:
                     return outcome
                 with self._lock:
                     self.computed += outcome.status == "done"
                 self.watcher.finished(rest.pop(0), outcome.status, outcome.seconds)
         return None
+
+    def _compute_one(self, worker: Worker, cell: Cell) -> Outcome:
+        """Computes a cell, unless the remote has it; what it needs comes from there, and it goes there."""
+        if self.remote is None:
+            return worker.compute(cell, self.store, self.downloads, self.command)
+        try:
+            if self.remote.fetch(cell.ref):
+                return Outcome(cell.key, "hit")
+            for role, ref in cell.inputs.items():
+                if not self._bring(ref):
+                    text = f"{cell.label}: its input '{role}' ({ref.slot}/{ref.key}) is neither here nor in the remote"
+                    return Outcome(cell.key, "failed", message=text)
+            outcome = worker.compute(cell, self.store, self.downloads, self.command)
+            if outcome.status in THERE:
+                self.remote.push(cell.ref)
+        except RemoteFailed as error:
+            return Outcome(cell.key, "failed", message=f"{cell.label}: {error}")
+        return outcome
+
+    def _bring(self, ref: Ref) -> bool:
+        """Whether an input is here in the end; another process may be bringing it."""
+        assert self.remote is not None
+        while not self.remote.fetch(ref):
+            lock = self.store.lock(ref.key)
+            if try_lock(lock):
+                lock.release()
+                return self.store.has(ref.slot, ref.key)
+            time.sleep(POLL_SECONDS)
+        return True
 
     def _stopped(self) -> bool:
         return self._workers.stopped

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,13 @@ from assay.tasks import cells, settings
 from assay.tasks import params as p
 from assay.tasks.plan import Plan, make_plan
 from assay.tasks.reading import apply_override, read_tree, without_secrets
-from assay.tasks.status import Status, read_last, statuses, verify
+from assay.tasks.remote import Remote, open_remote
+from assay.tasks.status import Status, assume, read_last, statuses, verify, wanted
 from assay.tasks.store import Store, store_root, try_lock
 from assay.tasks.summary import Summary
 
 GATE_FAILED = 3
+AT_ONCE = 4  # artifacts on their way from or to a remote
 
 
 @dataclass
@@ -35,6 +38,7 @@ class Session:
     params_file: Path | None
     command: str
     overrides: Sequence[str] = ()
+    remote: Remote | None = None
 
     @property
     def downloads(self) -> Path:
@@ -106,9 +110,10 @@ def open_session(
     root = (project or (file.resolve().parent if file else Path.cwd())).resolve()
     settings.apply(root)
     store = Store(store_root(checked.store.root, root))
+    remote = open_remote(checked.store.remote, store)
     plan = plan_with_cache(checked, root)
     shown = without_secrets(command or " ".join(["assay", *sys.argv[1:]]))
-    return Session(root, checked, plan, store, tree, file, shown, overrides)
+    return Session(root, checked, plan, store, tree, file, shown, overrides, remote)
 
 
 def plan_with_cache(params: p.Params, root: Path) -> Plan:
@@ -148,7 +153,7 @@ def check_hits(session: Session, force: Sequence[str]) -> list[Status]:
 
 
 def drop_forced(session: Session, status: Sequence[Status]) -> None:
-    """Takes forced artifacts out of the store, so that they are computed again. One whose key another
+    """Takes forced artifacts out of the store and its remote, so that they are computed again. One whose key another
     process holds is being computed by it already."""
     store = session.store
     for item in status:
@@ -159,6 +164,25 @@ def drop_forced(session: Session, status: Sequence[Status]) -> None:
                     shutil.rmtree(store.set_aside(slot, key))
             finally:
                 lock.release()
+        if item.why.startswith("--force") and session.remote is not None:
+            session.remote.drop(item.cell.ref)
+
+
+def exchange(session: Session, status: Sequence[Status], only: str | None) -> list[Status]:
+    """Sends to the store's remote what it lacks, brings from it what the run needs and this machine lacks, and
+    returns the states after that. What turns out to be damaged there counts as missing."""
+    remote = session.remote
+    if remote is None:
+        return list(status)
+    remote.ready()
+    there = remote.present(item.cell.ref for item in status)
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        list(threads.map(remote.push, [s.cell.ref for s in status if s.hit and s.cell.ref not in there]))
+        while refs := wanted(session.plan, status, there, only):
+            brought = {ref for ref, done in zip(refs, threads.map(remote.fetch, refs), strict=True) if done}
+            there -= set(refs) - brought
+            status = assume(status, brought)
+    return list(status)
 
 
 def git_commit(project: Path) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from assay.flows.session import Result, Session, check_hits, drop_forced, exchange, materialise, open_session
+from assay.flows.session import Result, Session, check_hits, drop_forced, exchange, materialise, open_session, root_of
 from assay.tasks import params as p
 from assay.tasks.status import needed, statuses, write_last
 from assay.tasks.track import Sender
@@ -27,32 +27,27 @@ def run(
     track: bool = True,
     quiet: bool = True,
     console: Console | None = None,
+    pool: str = "",
+    runner: str = "local",
 ) -> Result:
     """Runs the pipeline on a params file, mapping or tree, and returns its numbers and report.
 
     `only` names a stage: it and what it depends on are computed, nothing after it. `force` recomputes
-    cells whose label or key fits a pattern. Without `prefect` the cells run without a server. Raises
-    BadInput (exit code 2), AssayError (1).
+    cells whose label or key fits a pattern. Without `prefect` the cells run without a server. `pool` names a
+    Prefect work pool, whose workers compute the cells; `runner` "dask" has them computed on a Dask cluster.
+    Raises BadInput (exit code 2), AssayError (1).
     """
-    from assay.flows.executor import Executor
     from assay.flows.finish import finish
     from assay.flows.progress import Screen
+    from assay.flows.runners import open_executor, open_pool
 
     begun = time.monotonic()
-    session = open_session(params, overrides, project, command)
     console = console or Console(stderr=True)
     sends = track and only in (None, "report")
     with contextlib.ExitStack() as stack:
-        executor = stack.enter_context(
-            Executor(
-                session.store,
-                session.downloads,
-                session.workers,
-                session.params.threads,
-                session.command,
-                remote=session.remote,
-            )
-        )
+        machines = stack.enter_context(open_pool(root_of(params, project), pool, runner, prefect)) if pool else None
+        session = open_session(params, overrides, project, command, machines.device() if machines else None)
+        executor = stack.enter_context(open_executor(session, machines, runner, console))
         expected = session.plan.groups(needed(session.plan, statuses(session.plan, session.store, {}, force), only))
         executor.warm(len(expected))  # their imports take as long as the data
         materialise(session)

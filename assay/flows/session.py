@@ -75,10 +75,15 @@ class Result:
         return 0 if self.passed else GATE_FAILED
 
 
-def resolve_device(wanted: str) -> str:
-    """`auto` as cuda where there is one. Raises BadInput where cuda is asked for and there is none."""
+def resolve_device(wanted: str, elsewhere: str | None = None) -> str:
+    """`auto` as cuda where there is one; or the device that the machines `elsewhere` have. Raises BadInput
+    where another is asked for."""
     import torch
 
+    if elsewhere is not None:
+        if wanted not in ("auto", elsewhere):
+            raise BadInput(f"device: {wanted!r}, and the pool was deployed for {elsewhere!r}: use 'auto'")
+        return elsewhere
     if wanted == "cuda" and not torch.cuda.is_available():
         raise BadInput("device: 'cuda' is not available here: use 'auto' or 'cpu'")
     return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
@@ -89,8 +94,10 @@ def open_session(
     overrides: Sequence[str] = (),
     project: Path | None = None,
     command: str | None = None,
+    device: str | None = None,
 ) -> Session:
-    """Reads and checks the params and plans the run. Reads no data. Raises BadInput."""
+    """Reads and checks the params and plans the run, for `device` where the machines that compute it are
+    others. Reads no data. Raises BadInput."""
     cells.refresh()
     file: Path | None = None
     if isinstance(params, p.Params):
@@ -107,16 +114,23 @@ def open_session(
         file = Path(params)
         tree = read_tree(file, overrides)
         checked = p.validate(tree, str(params))
-    root = (project or (file.resolve().parent if file else Path.cwd())).resolve()
+    root = root_of(params, project)
     settings.apply(root)
     store = Store(store_root(checked.store.root, root))
     remote = open_remote(checked.store.remote, store)
-    plan = plan_with_cache(checked, root)
+    plan = plan_with_cache(checked, root, resolve_device(checked.device, device))
     shown = without_secrets(command or " ".join(["assay", *sys.argv[1:]]))
     return Session(root, checked, plan, store, tree, file, shown, overrides, remote)
 
 
-def plan_with_cache(params: p.Params, root: Path) -> Plan:
+def root_of(params: str | Path | Mapping[str, Any] | p.Params, project: Path | None) -> Path:
+    """The project's folder: as it is given, else the params file's, else the working directory."""
+    if project is None and isinstance(params, str | Path):
+        project = Path(params).resolve().parent
+    return (project or Path.cwd()).resolve()
+
+
+def plan_with_cache(params: p.Params, root: Path, device: str) -> Plan:
     """A plan, with the memory of code digests kept between processes."""
     from assay.tasks import closure
 
@@ -124,7 +138,7 @@ def plan_with_cache(params: p.Params, root: Path) -> Plan:
     memory = root / ".assay" / "cache" / "code.json"
     closure.load_cache(memory)
     before = len(closure._sources)
-    plan = make_plan(params, root, resolve_device(params.device))
+    plan = make_plan(params, root, device)
     if len(closure._sources) != before or not memory.exists():
         closure.save_cache(memory)
     return plan
@@ -143,7 +157,7 @@ def materialise(session: Session) -> None:
             data.materialise(session.project, source, session.downloads)
             fetched = True
     if fetched:
-        session.plan = plan_with_cache(session.params, session.project)
+        session.plan = plan_with_cache(session.params, session.project, session.plan.env.device)
 
 
 def check_hits(session: Session, force: Sequence[str]) -> list[Status]:

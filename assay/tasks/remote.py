@@ -165,6 +165,11 @@ class Remote:
         with self._in_words(), contextlib.suppress(FileNotFoundError):
             self.fs.rm_file(f"{self.root}/{name}")
 
+    def clear(self, folder: str) -> None:
+        """Removes a folder below the URL with all that is in it, if it is there."""
+        with self._in_words(), contextlib.suppress(FileNotFoundError):
+            self.fs.rm(f"{self.root}/{folder}", recursive=True)
+
     def _get(self, source: str, target: Path) -> bool:
         with self._in_words():
             try:

@@ -52,13 +52,22 @@ def init(folder: Path) -> None:
 
 
 def run(
-    params: Path, overrides: Sequence[str], only: str | None, force: Sequence[str], as_json: bool, server: bool
+    params: Path,
+    overrides: Sequence[str],
+    only: str | None,
+    force: Sequence[str],
+    as_json: bool,
+    server: bool,
+    pool: str,
+    runner: str,
 ) -> int:
     """Runs the pipeline and prints its table; the exit code says whether a gate failed."""
     check_stage(only)
     console = screen()
     with contextlib.redirect_stdout(sys.stderr):  # what libraries print is not the answer
-        result = run_pipeline(params, overrides, only, force, None, command_line(), server, True, as_json, console)
+        result = run_pipeline(
+            params, overrides, only, force, None, command_line(), server, True, as_json, console, pool, runner
+        )
     if as_json:
         print_json(
             {

@@ -30,4 +30,4 @@ def worker(
     name: Annotated[str, typer.Option(help="The worker's name in Prefect's pages.")] = "",
 ) -> None:
     """Serve a work pool on this machine until Ctrl-C: Prefect's worker with this project's settings."""
-    raise typer.Exit(commands("cluster").worker(pool, params, limit, name))
+    commands("cluster").worker(pool, params, limit, name)

@@ -61,8 +61,8 @@ class Pool:
 
     def submit(self, label: str, parameters: Mapping[str, Any]) -> uuid.UUID:
         """Hands out a group."""
-        parameters = {"label": label, **parameters}
-        return self._client.create_flow_run_from_deployment(self._deployment.id, parameters=dict(parameters)).id
+        given = {"label": label, **parameters}
+        return self._client.create_flow_run_from_deployment(self._deployment.id, parameters=given, name=label).id
 
     def state(self, run: uuid.UUID) -> Any:
         """The state of a group's flow run."""
@@ -125,7 +125,8 @@ class PoolExecutor(Elsewhere):
             found = remote.read(f"{folder}/beat")
             if found != beat:
                 beat, beaten = found, now
-            if now - beaten > LOST_SECONDS if beat else now - begun > START_SECONDS:
+            silent = now - begun > START_SECONDS if beat is None else now - beaten > LOST_SECONDS
+            if silent:
                 self.pool.end(run, "nothing was heard of its process any more", died=True)
                 raise WorkerDied("and nothing was heard of it any more")
 

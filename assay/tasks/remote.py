@@ -10,9 +10,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import os
 import re
 import shutil
 import threading
+import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
@@ -25,6 +27,7 @@ from assay.tasks.reading import without_secrets
 from assay.tasks.store import MANIFEST, Store, digest_files, sealed, try_lock
 
 URL = re.compile(r"[a-z][a-z0-9+.-]*://\S+")
+FOLDERS = ("file://", "local://")
 MARKER = "assay-store.json"
 FORMAT = {"format": 1}
 CONNECTIONS = 16
@@ -45,6 +48,7 @@ class Remote:
     def __init__(self, url: str, store: Store):
         self.url, self.store = url.rstrip("/"), store
         self.fs, self.root = _filesystem(self.url)
+        self.folder = self.url.startswith(FOLDERS)
         self.notes: list[str] = []
         self._there: set[Ref] = set()
         self._marked = threading.Lock()
@@ -156,9 +160,15 @@ class Remote:
                 return None
 
     def write(self, name: str, text: str) -> None:
-        """Writes a file below the URL."""
+        """Writes a file below the URL, whole or not at all: object stores do so, a folder needs a rename."""
+        path = f"{self.root}/{name}"
         with self._in_words():
-            self.fs.pipe_file(f"{self.root}/{name}", text.encode())
+            if not self.folder:
+                self.fs.pipe_file(path, text.encode())
+                return
+            temporary = f"{path}.{uuid.uuid4().hex}.tmp"
+            self.fs.pipe_file(temporary, text.encode())
+            os.replace(temporary, path)
 
     def remove(self, name: str) -> None:
         """Removes a file below the URL, if it is there."""
@@ -213,7 +223,7 @@ def _filesystem(url: str) -> tuple[Any, str]:
     protocol = url.partition("://")[0]
     # What another machine wrote a moment ago must be seen.
     options: dict[str, Any] = {"use_listings_cache": False}
-    if protocol in ("file", "local"):
+    if url.startswith(FOLDERS):
         options["auto_mkdir"] = True
     try:
         fs, root = url_to_fs(url, **options)

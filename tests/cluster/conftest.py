@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -158,7 +159,7 @@ class Cluster:
     def worker(self, machine: Machine, pool: str, **environment: str) -> subprocess.Popen[bytes]:
         """A worker on a machine, once it is up."""
         process = machine.start("worker", "--pool", pool, "--limit", "1", environment=environment)
-        until(lambda: "started!" in machine.out(process) or process.poll() is not None, "a worker")
+        until(lambda: "started!" in machine.said or process.poll() is not None, "a worker")
         assert process.poll() is None, machine.said
         return process
 
@@ -167,8 +168,15 @@ class Cluster:
         request = urllib.request.Request(
             f"{self.url}/flow_runs/filter", b'{"limit": 200}', {"content-type": "application/json"}
         )
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return list(json.loads(answer.read()))
+
+        def ask() -> list[dict[str, Any]] | None:
+            try:
+                with urllib.request.urlopen(request, timeout=30) as answer:
+                    return list(json.loads(answer.read()))
+            except urllib.error.HTTPError:  # 503 while the server's database is busy
+                return None
+
+        return list(until(ask, "the Prefect server", 60))
 
     def everything_said(self) -> str:
         """All that was printed anywhere, and all files that machines wrote, as text."""

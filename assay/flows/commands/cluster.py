@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import platform
 import signal
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +21,10 @@ from assay.tasks import params as p
 from assay.tasks import settings
 from assay.tasks.store import store_root
 
-STOP_SECONDS = 60.0
+
+def say(text: str) -> None:
+    """A line for who watches."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def deploy(pool: str, params: Path, overrides: Sequence[str], cron: str, device: str, gpus: int) -> None:
@@ -47,41 +51,35 @@ def deploy(pool: str, params: Path, overrides: Sequence[str], cron: str, device:
     console.print(f"next: `assay worker --pool {pool}` on each machine, `assay run --pool {pool}`", highlight=False)
 
 
-def worker(pool: str, params: Path, limit: int, name: str) -> int:
-    """Runs Prefect's worker of a pool until it ends; returns its exit code."""
+def worker(pool: str, params: Path, limit: int, name: str) -> None:
+    """Serves a pool with Prefect's worker, in this process, until Ctrl-C."""
     checked = p.read(params)
     project = params.resolve().parent
     settings.apply(project)
     (project / ".assay").mkdir(exist_ok=True)
     url = server.ensure_server(project)
+    os.environ.setdefault("PREFECT_WORKER_QUERY_SECONDS", "2")
+    os.environ.update(
+        {
+            "PREFECT_API_URL": url,
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+            "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
+            PROJECT: str(project),
+            STORE: str(store_root(checked.store.root, project)),
+        }
+    )
     from assay.flows.pool import Pool
 
     with Pool(url, pool) as found:
         found.device()
     limit = limit or max(1, (os.cpu_count() or 1) // checked.threads)
-    name = name or f"{platform.node()} {project.name}"
-    environment = {
-        **os.environ,
-        "PREFECT_API_URL": url,
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
-        PROJECT: str(project),
-        STORE: str(store_root(checked.store.root, project)),
-        "PREFECT_WORKER_QUERY_SECONDS": os.environ.get("PREFECT_WORKER_QUERY_SECONDS", "2"),
-        "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
-    }
-    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", "process"]
-    command += ["--limit", str(limit), "--name", name, "--no-create-pool-if-not-found"]
-    print(f"worker {name!r} of pool {pool}: {limit} groups of cells at once; Ctrl-C ends this", file=sys.stderr)
+    name = (name or f"{platform.node()} {project.name}").replace("/", "-").replace("%", "-")
+    from prefect.workers.process import ProcessWorker
+
+    served = ProcessWorker(work_pool_name=pool, name=name, limit=limit, create_pool_if_not_found=False)
+    say(f"worker {name!r} of pool {pool}: {limit} groups of cells at once; Ctrl-C ends this")
     signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell started this in the background
-    with server.in_use(project):
-        child = subprocess.Popen(command, env=environment, cwd=project)
-        signal.signal(signal.SIGTERM, lambda *_: child.terminate())
-        try:
-            return child.wait()
-        except KeyboardInterrupt:  # it reached Prefect's worker, too, which ends what it runs
-            child.wait(STOP_SECONDS)
-            return 0
-        finally:
-            if child.poll() is None:
-                child.kill()
-                child.wait()
+    signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    with server.in_use(project), contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(served.start(printer=say))
+    say("stopped")

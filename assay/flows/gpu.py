@@ -51,6 +51,7 @@ def slot(url: str, stopped: Callable[[], bool], cell: Cell) -> Iterator[None]:
     if not url or cell.env.device == "cpu":
         yield
         return
+    from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
     from prefect.concurrency.sync import concurrency
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
@@ -68,7 +69,11 @@ def slot(url: str, stopped: Callable[[], bool], cell: Cell) -> Iterator[None]:
                 strict=True,
                 raise_on_lease_renewal_failure=False,
             )
-            with contextlib.suppress(TimeoutError):
+            try:
                 held.enter_context(wanted)
                 break
+            except TimeoutError:
+                continue
+            except ConcurrencySlotAcquisitionError as error:
+                raise AssayError(f"no slot of Prefect's concurrency limit '{LIMIT}' at {url}: {error}") from error
         yield

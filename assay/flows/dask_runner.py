@@ -52,7 +52,7 @@ def open_client(session: Session) -> Iterator[tuple[Any, bool]]:
                 threads_per_worker=1,
                 processes=True,
                 host="127.0.0.1",
-                dashboard_address=None,
+                dashboard_address="127.0.0.1:0",
                 local_directory=str(home),
                 silence_logs="ERROR",
             )

@@ -115,6 +115,7 @@ class StoreParams(_Tree):
     """The section `store`."""
 
     root: str = ".assay/store"
+    remote: str = ""
 
 
 class Params(_Tree):

@@ -91,9 +91,9 @@ def open_session(
     """Reads and checks the params and plans the run. Reads no data. Raises BadInput."""
     cells.refresh()
     tree, file = raw_tree(params, overrides)
-    checked = params if isinstance(params, p.Params) and not overrides else p.validate(tree, str(file or "params"))
     root = project_of(file, project)
     settings.apply(root)
+    checked = params if isinstance(params, p.Params) and not overrides else p.validate(tree, str(file or "params"))
     store = Store(store_root(checked.store.root, root))
     plan = plan_with_cache(checked, root)
     return Session(root, checked, plan, store, tree, file, shown_command(command), overrides)

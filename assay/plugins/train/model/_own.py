@@ -110,9 +110,16 @@ def renamed(model: nn.Module, names: Mapping[str, str], key: str) -> nn.Module:
     if not back:
         return model
     model._modules = {back.get(name, name): child for name, child in model._modules.items()}  # type: ignore[assignment]
-    aliases = {old: property(lambda self, new=new: self._modules[new]) for old, new in back.items()}
+    aliases = {old: _alias(new) for old, new in back.items()}
     model.__class__ = type(type(model).__name__, (type(model),), aliases)
     return model
+
+
+def _alias(name: str) -> property:
+    def child(self: nn.Module) -> nn.Module | None:
+        return self._modules[name]
+
+    return property(child)
 
 
 def with_new_names(weights: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:

@@ -102,9 +102,9 @@ def open_session(
     others. Reads no data. Raises BadInput."""
     cells.refresh()
     tree, file = raw_tree(params, overrides)
-    checked = params if isinstance(params, p.Params) and not overrides else p.validate(tree, str(file or "params"))
     root = project_of(file, project)
     settings.apply(root)
+    checked = params if isinstance(params, p.Params) and not overrides else p.validate(tree, str(file or "params"))
     store = Store(store_root(checked.store.root, root))
     remote = open_remote(checked.store.remote, store)
     plan = plan_with_cache(checked, root, resolve_device(checked.device, device))

@@ -223,6 +223,10 @@ class Model(Method):
         generator, which the frame seeds."""
         raise NotImplementedError
 
+    def weights(self, given: Mapping[str, Tensor], spec: DataSpec) -> Mapping[str, Tensor]:
+        """The tensors of a checkpoint that a user brings, by the names in the module that `build` gives."""
+        return given
+
 
 class Edit(Method):
     """Changes a model before training: blocks, initialisation, heads, adapters."""

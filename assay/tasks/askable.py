@@ -6,8 +6,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from assay.plugins import registry
+from assay.tasks.cells import takes_lab
 
 TRAINS = ("model", "batches", "objective", "learner", "optimizer", "schedule")
+NO_RECIPE = "retrains the model, and train.from gives no recipe: say `epochs` (and optimizer, …) beside it"
 TRAINS_MANY = ("edit", "augment", "penalty", "around")
 
 
@@ -93,6 +95,13 @@ def effective(params: Any) -> tuple[Any, list[tuple[str, str]]]:
         return train.model_copy(update={"objective": registry.make("train/objective", default)})
 
     section = params.attribute
+    if not params.train.retrains:
+        skipped.append(("train", "the dense model is given by train.from, and not trained"))
+        if section.saliency and params.compress:
+            skipped.append(("attribute ceiling", NO_RECIPE))
+        retraining = [m for m in section.audit if takes_lab(m.audit)]
+        skipped.extend((f"attribute.audit {m.method_name()}", NO_RECIPE) for m in retraining)
+        section = section.model_copy(update={"audit": [m for m in section.audit if m not in retraining]})
     if section.saliency and not problem.explains:
         skipped.append(("attribute", f"a {name} model's prediction has no attribution to its input"))
         section = section.model_copy(update={"saliency": [], "agreement": [], "audit": []})

@@ -83,11 +83,11 @@ def entry(method: Any) -> dict[str, Any]:
 ENTRY = {"id", "params"}
 
 
-def entries_in(spec: Any) -> Iterator[str]:
-    """Ids of the methods anywhere in a spec (of dicts, lists and plain values)."""
+def entries_in(spec: Any) -> Iterator[Mapping[str, Any]]:
+    """The entries of the methods anywhere in a spec (of dicts, lists and plain values)."""
     if isinstance(spec, dict):
         if spec.keys() == ENTRY:
-            yield spec["id"]
+            yield spec
         for value in spec.values():
             yield from entries_in(value)
     elif isinstance(spec, list):
@@ -111,10 +111,37 @@ def flatten(value: Any, prefix: str) -> dict[str, Any]:
     return flat
 
 
+@functools.cache
+def _code_fields(id: str) -> tuple[str, ...]:
+    """The parameters of a method that name code, as `package.module:name`."""
+    fields = registry.load(id).model_fields
+    extras = {name: info.json_schema_extra for name, info in fields.items()}
+    return tuple(name for name, extra in extras.items() if isinstance(extra, dict) and extra.get("names") == "code")
+
+
+def _named_code(spec: Mapping[str, Any]) -> Iterator[str]:
+    """The modules that the methods of a spec name in their parameters."""
+    for method in entries_in(spec):
+        for name in _code_fields(method["id"]):
+            yield method["params"][name].partition(":")[0]
+
+
+def _check_followed(module: str, found: code_closure.Closure, project: str) -> None:
+    if module not in found.modules and module.partition(".")[0] not in found.distributions:
+        raise BadInput(
+            f"module '{module}' lies neither in the project's folder {project} nor in an installed distribution, so "
+            f"that a change in it would go unseen: move it beside params.yaml, or install it"
+        )
+
+
 @functools.lru_cache(maxsize=4096)
-def _code(task: str, methods: tuple[str, ...], lab: bool, project: str) -> tuple[Mapping[str, Any], str]:
-    roots = [task.partition(":")[0], *(registry.find(id).module for id in methods), *(LAB if lab else ())]
+def _code(
+    task: str, methods: tuple[str, ...], named: tuple[str, ...], lab: bool, project: str
+) -> tuple[Mapping[str, Any], str]:
+    roots = [task.partition(":")[0], *(registry.find(id).module for id in methods), *named, *(LAB if lab else ())]
     found = code_closure.closure(roots, Path(project))
+    for module in named:
+        _check_followed(module, found, project)
     modules = {f"code.{name}": digest for name, digest in found.modules.items() if name not in FRAME}
     ingredients = {**modules, **{f"version.{name}": version for name, version in found.distributions.items()}}
     return ingredients, _digest(ingredients)
@@ -122,7 +149,8 @@ def _code(task: str, methods: tuple[str, ...], lab: bool, project: str) -> tuple
 
 def code(task: str, spec: Mapping[str, Any], project: str) -> tuple[Mapping[str, Any], str]:
     """The code that a cell depends on, as ingredients, and a digest of them."""
-    return _code(task, tuple(sorted(set(entries_in(spec)))), has_lab(spec), project)
+    methods = tuple(sorted({method["id"] for method in entries_in(spec)}))
+    return _code(task, methods, tuple(sorted(set(_named_code(spec)))), has_lab(spec), project)
 
 
 def has_lab(spec: Mapping[str, Any]) -> bool:

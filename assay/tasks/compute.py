@@ -22,6 +22,7 @@ from assay.tasks.closure import load_cache, module_file, read_source, version
 from assay.tasks.disk import full_text, is_full
 from assay.tasks.job import Job, prepare_process
 from assay.tasks.lab import CellLab, Pending
+from assay.tasks.settings import importable
 from assay.tasks.store import Store, try_lock
 
 PROGRESS_SECONDS = 0.5
@@ -54,6 +55,7 @@ class Outcome:
 def compute_one(cell: Cell, store: Store, downloads: Path, command: str) -> Outcome:
     """Computes one cell, unless it is there or another process has it."""
     started = time.time()
+    importable(Path(cell.env.project))
     try:
         if store.has(cell.slot, cell.key):
             return Outcome(cell.key, "hit")

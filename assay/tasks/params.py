@@ -76,8 +76,19 @@ class _Tree(BaseModel):
 
 
 class Train(_Tree):
-    """The section `train`: one recipe."""
+    """The section `train`: one recipe, or a model that is there already (`from`).
 
+    A given model is not trained: the recipe then says how it is trained again (the ceiling, audits that retrain),
+    and `epochs` is 0, no recipe, where it is not given.
+    """
+
+    model_config = ConfigDict(serialize_by_alias=True)
+
+    start: str = Field(
+        "",
+        alias="from",
+        description="the model as it is: a safetensors file, relative to the project, or one of `trainings`",
+    )
     model: at("train/model")  # type: ignore[valid-type]
     edit: list[at("train/edit")] = []  # type: ignore[valid-type]
     batches: at("train/batches") = Field("shuffled", validate_default=True)  # type: ignore[valid-type]
@@ -97,6 +108,18 @@ class Train(_Tree):
     models: dict[str, str] = Field({}, description="role → name in `trainings`: teachers, guides, judges")
     data: str = Field(MAIN, description="of a further training: the data set it learns, main or a name in `datasets`")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_recipe(cls, value: Any) -> Any:
+        if isinstance(value, Mapping) and value.get("from") and "epochs" not in value:
+            return {**value, "epochs": 0}
+        return value
+
+    @property
+    def retrains(self) -> bool:
+        """Whether the recipe can train the model again."""
+        return not self.start or self.epochs > 0
+
 
 class Attribute(_Tree):
     """The section `attribute`: maps, what compares them, what judges them, and the controls."""
@@ -107,6 +130,9 @@ class Attribute(_Tree):
     controls: list[at("attribute/saliency")] = Field(["random", "constant", "edge"], validate_default=True)  # type: ignore[valid-type]
     images: Int = Field(512, ge=2, description="a seeded part of the test split")
     reseeds: Int = Field(1, ge=1, le=20, description="dense retrainings for the ceiling")
+    ceiling: Literal["retrain", "finetune"] = Field(
+        "retrain", description="retrain: by the recipe from scratch; finetune: by the recipe from the dense model"
+    )
     margin: Float = Field(0.05, ge=0, description="how far below the ceiling is still faithful")
     seed: Int | None = Field(None, ge=0, lt=2**31)
 
@@ -244,6 +270,8 @@ def _reference_faults(params: Params) -> list[str]:
             faults.append(f"train.data: the main training learns the data set of `prepare`, not '{train.data}'")
         elif train.data != MAIN and train.data not in params.datasets:
             faults.append(f"{key}.data: no data set '{train.data}' in `datasets` {sorted(params.datasets)}")
+        if train.start in params.trainings and key != "train":
+            faults.append(f"{key}.from: a further training cannot start from another; name a file")
         if key != "train" and train.models:
             faults.append(f"{key}.models: a further training cannot use models of others")
     return faults
@@ -317,8 +345,9 @@ def _close(loc: Sequence[Any]) -> str:
     owner: Any = Params
     for part in loc[:-1]:
         owner = {"train": Train, "attribute": Attribute, "store": StoreParams}.get(str(part), Train)
-    close = difflib.get_close_matches(str(loc[-1]), list(owner.model_fields), n=1)
-    return f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(owner.model_fields)}"
+    known = [info.alias or name for name, info in owner.model_fields.items()]
+    close = difflib.get_close_matches(str(loc[-1]), known, n=1)
+    return f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(known)}"
 
 
 def read(path: str | Path, overrides: Sequence[str] = ()) -> Params:

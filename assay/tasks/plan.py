@@ -11,6 +11,7 @@ from typing import Any
 
 from assay.plugins import registry
 from assay.tasks import cells as c
+from assay.tasks import given
 from assay.tasks.askable import effective, learned, problem_name
 from assay.tasks.cells import Cell, Env, Ref
 from assay.tasks.job import MODEL
@@ -151,18 +152,16 @@ def _prepare(plan: Plan, label: str, steps: Sequence[Any], project: Path) -> Ref
 
 def _train(plan: Plan) -> None:
     params, data = plan.params, plan.data["main"]
-    further = {
-        name: plan.add(c.training_cell(f"train {name}", plan.recipe(t), _seed(params, t), plan.data[t.data], plan.env))
-        for name, t in params.trainings.items()
-    }
-    plan.trainings.update(further)
-    models = {role: further[name] for role, name in params.train.models.items()}
+    for name, train in params.trainings.items():
+        plan.trainings[name] = _training(plan, f"trainings.{name}", f"train {name}", train, _seed(params, train), {})
+    models = {role: plan.trainings[name] for role, name in params.train.models.items()}
     recipe, seed = plan.recipe(params.train), params.section_seed("train")
-    plan.models[DENSE] = plan.add(c.training_cell("train dense", recipe, seed, data, plan.env, None, models))
-    if params.compress and params.attribute.saliency:
+    plan.models[DENSE] = _training(plan, "train", "train dense", params.train, seed, models)
+    if params.compress and params.attribute.saliency and params.train.retrains:
+        start = plan.models[DENSE] if params.attribute.ceiling == "finetune" else None
         for i in range(1, params.attribute.reseeds + 1):
             name = f"reseeded-{i}"
-            cell = c.training_cell(f"train {name}", recipe, seed + i, data, plan.env, None, models)
+            cell = c.training_cell(f"train {name}", recipe, seed + i, data, plan.env, start, models)
             plan.models[name] = plan.add(cell)
     if params.attribute.saliency:
         untrained = {**recipe, "epochs": 0}
@@ -171,6 +170,17 @@ def _train(plan: Plan) -> None:
         )
     for name in plan.models:
         plan.gives[name] = frozenset()
+
+
+def _training(plan: Plan, key: str, label: str, train: Train, seed: int, models: Mapping[str, Ref]) -> Ref:
+    """The model of a recipe: trained, one of `trainings`, or of the weights that are given."""
+    recipe, data = plan.recipe(train), plan.data[train.data]
+    if not train.start:
+        return plan.add(c.training_cell(label, recipe, seed, data, plan.env, None, models))
+    if train.start in plan.trainings:
+        return plan.trainings[train.start]
+    path = given.weights_file(Path(plan.env.project), key, train.start)
+    return plan.add(given.given_cell(label, key, recipe, path, seed, data, plan.env))
 
 
 def _seed(params: Params, train: Train) -> int:

@@ -13,6 +13,7 @@ import numpy as np
 from assay.plugins import registry
 from assay.plugins.values import Number
 from assay.tasks.artifacts import load_data, load_result, not_auditable, read_json
+from assay.tasks.askable import NO_RECIPE
 from assay.tasks.cells import Ref, entry
 from assay.tasks.job import seed_for
 from assay.tasks.judge import gate_rows
@@ -53,7 +54,7 @@ def summarise(plan: Plan, store: Store) -> Summary:
     collapsed = dict(_collapsed(reader))
     rows = [*_evaluation_rows(reader), *_agreement_rows(reader, collapsed), *_audit_rows(reader, collapsed)]
     problem = registry.make("problems", load_data(reader.folder(plan.data["main"])).spec.problem)
-    n = plan.params.attribute.reseeds
+    n = plan.params.attribute.reseeds if plan.params.train.retrains else 0
     return Summary(
         pipeline=plan.id,
         models=[DENSE, *plan.variants],
@@ -247,7 +248,8 @@ def _controls(
         if row.model in collapsed:
             row.verdict, row.reason = "not auditable", collapsed[row.model]
         elif math.isnan(row.gap_low):
-            row.verdict, row.reason = "not auditable", "its ceiling is not auditable"
+            why = "its ceiling is not auditable" if plan.reseeded else f"its ceiling {NO_RECIPE}"
+            row.verdict, row.reason = "not auditable", why
         else:
             row.verdict = verdict(row.gap_low, row.gap_high, plan.params.attribute.margin)
             if row.verdict == "faithful" and not row.above_floor_low > 0 and not math.isnan(row.floor):

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
+
+
+def importable(project: Path) -> None:
+    """Lets modules in the project's folder be imported, after all that is installed."""
+    folder = str(project.resolve())
+    if folder not in sys.path:
+        sys.path.append(folder)
 
 
 def apply(project: Path) -> None:
     """Keeps all state in the project's `.assay/` and telemetry off; what the user set stays."""
+    importable(project)
     home = project.resolve() / ".assay"
     defaults = {
         "PREFECT_HOME": str(home / "prefect"),

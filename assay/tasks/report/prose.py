@@ -36,7 +36,8 @@ def asked(plan: Plan, summary: Summary, facts: Mapping[str, Any]) -> str:
     steps = " → ".join(registry.method_id(step).rsplit("/", 1)[1] for step in plan.params.prepare)
     model = registry.method_id(plan.params.train.model).rsplit("/", 1)[1]
     train = f" ({sizes['train']:,} training examples)" if "train" in sizes else ""
-    text = f"The model {model} was trained on {steps}{train}"
+    came = f"was taken from {plan.params.train.start}, for the data" if plan.params.train.start else "was trained on"
+    text = f"The model {model} {came} {steps}{train}"
     if plan.variants:
         text += f" and compressed in {words.count(len(plan.variants), 'way')}"
     text += f". Measured: {words.listing(labels(plan.params.evaluate))}."

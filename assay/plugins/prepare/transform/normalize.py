@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Annotated
 
 import numpy as np
 import torch
+from pydantic import model_validator
 
-from assay.plugins.contract import Card, Context, Data, Record, Split, Transform
+from assay.plugins.contract import BadInput, Card, Context, Data, Field, Record, Split, Transform
 
 CHUNK = 1024
 
@@ -32,17 +34,35 @@ def moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Normalize(Transform):
-    """Subtracts each channel's mean over the training split and divides by its standard deviation.
+    """Subtracts each channel's mean over the training split and divides by its standard deviation, or by the `mean`
+    and `std` that are given: those that a model of your own was trained with.
 
     A channel is the first axis of an example: one of an image's channels, or one feature. A constant
     channel is only centred. Pixel bounds and the pixel unit in the description change along.
     """
 
     card = Card(title="Standardisation per channel", modality=("image", "features"), serves=True)
+    mean: tuple[float, ...] = Field(
+        (), description="one a channel, of pixels in [0, 1]; the training split's where empty"
+    )
+    std: tuple[Annotated[float, Field(gt=0)], ...] = Field((), description="one a channel, given together with `mean`")
+
+    @model_validator(mode="after")
+    def _together(self) -> Normalize:
+        if len(self.mean) != len(self.std):
+            raise ValueError(f"`mean` has {len(self.mean)} values, `std` {len(self.std)}: give one of each a channel")
+        return self
 
     def fit(self, data: Data, ctx: Context) -> Record:
-        """Mean and deviation of each channel over the training split, in model units (uint8 as [0, 1])."""
-        mean, deviation = moments(data.train.fields["x"])
+        """Mean and deviation of each channel over the training split, in model units (uint8 as [0, 1]), or those
+        given. Raises BadInput where their number is not that of the channels."""
+        channels = data.spec.shape[0]
+        if self.mean and len(self.mean) != channels:
+            raise BadInput(f"normalize: mean and std have {len(self.mean)} values, the examples {channels} channels")
+        if self.mean:
+            mean, deviation = np.array(self.mean), np.array(self.std)
+        else:
+            mean, deviation = moments(data.train.fields["x"])
         deviation[deviation == 0] = 1.0
         return Record(tensors={"mean": torch.from_numpy(mean), "deviation": torch.from_numpy(deviation)})
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from sklearn.preprocessing import StandardScaler
 
-from assay.plugins.contract import Context, Data, DataSpec, Split
+from assay.plugins.contract import BadInput, Context, Data, DataSpec, Split
 from assay.plugins.prepare.transform.normalize import CHUNK, Normalize
 
 
@@ -81,3 +82,18 @@ def test_the_given_arrays_stay_as_they_were():
     before = data.train.fields["x"].copy()
     method.apply(data, method.fit(data, context()))
     np.testing.assert_array_equal(data.train.fields["x"], before)
+
+
+def test_given_mean_and_deviation_are_used_as_they_are() -> None:
+    x = np.array([[[[255]], [[0]]], [[[51]], [[102]]]], dtype=np.uint8)
+    data = Data(DataSpec(shape=(2, 1, 1), classes=("a", "b")), {"train": Split({"x": x, "y": np.array([0, 1])})})
+    method = Normalize(mean=(0.5, 0.2), std=(0.25, 0.5))
+    ctx = Context(rng=torch.Generator(), spec=data.spec)
+    done = method.apply(data, method.fit(data, ctx))
+    expected = np.array([[2.0, -0.4], [-1.2, 0.4]])  # (1 - .5)/.25, (0 - .2)/.5; (.2 - .5)/.25, (.4 - .2)/.5
+    np.testing.assert_allclose(done.splits["train"].fields["x"][:, :, 0, 0], expected, rtol=1e-6)
+    np.testing.assert_allclose(done.spec.scale, (4.0, 2.0))
+    with pytest.raises(ValueError, match="one of each"):
+        Normalize(mean=(0.5,))
+    with pytest.raises(BadInput, match="1 values, the examples 2 channels"):
+        Normalize(mean=(0.5,), std=(1.0,)).fit(data, ctx)

@@ -4,9 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 SHELL := /bin/bash
 
-.PHONY: demo test lint types unit claims benchmarks docs constraints clean
+.PHONY: demo test test-cluster lint types unit claims benchmarks docs constraints clean
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.installed: pyproject.toml assay/constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: $(PYTHON) is not on the path (make PYTHON=/path/to/python3.11 …)"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt "setuptools>=77" wheel
@@ -28,8 +28,16 @@ types: $(VENV)/.installed
 	$(BIN)/mypy
 
 unit: $(VENV)/.installed
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not server" -q
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m "server and not slow" -q
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not server and not cluster" -q
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m "server and not slow and not cluster" -q
+
+# Several machines in miniature: work pools, an S3 server, Dask, PostgreSQL (Debian's, where it is installed).
+test-cluster: $(VENV)/.cluster
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m cluster -q
+
+$(VENV)/.cluster: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-build-isolation --editable ".[dev,cluster]"
+	touch $@
 
 claims: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 -m claim -q
@@ -41,7 +49,7 @@ docs: $(VENV)/.installed
 	$(BIN)/python -m assay.tasks.docs docs/methods
 
 constraints: $(VENV)/.installed
-	(head -1 constraints.txt; $(BIN)/pip freeze --exclude-editable | sed 's/+cpu//' | grep -v '^assay') > constraints.new && mv constraints.new constraints.txt
+	(head -1 constraints.txt; $(BIN)/pip freeze --exclude-editable | sed 's/+cpu//' | grep -v '^assay') > constraints.new && mv constraints.new assay/constraints.txt
 
 clean:
 	rm -rf $(VENV) .assay out reports

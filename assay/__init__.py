@@ -6,7 +6,7 @@ import importlib
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["BadInput", "__version__", "run"]
+__all__ = ["BadInput", "__version__", "run", "sweep"]
 
 
 def __getattr__(name: str) -> Any:
@@ -21,3 +21,8 @@ def run(params: Any = "params.yaml", **options: Any) -> Any:
     Imported by name when called, so that `import assay` stays light and no cell's code depends on it.
     """
     return importlib.import_module("assay.flows.api").run(params, **options)
+
+
+def sweep(points: Any, params: Any = "params.yaml", **options: Any) -> Any:
+    """Runs the pipeline on many points: the same as `assay sweep`. See `assay.flows.sweep.run_sweep`."""
+    return importlib.import_module("assay.flows.sweep").run_sweep(points, params, **options)

@@ -2,8 +2,9 @@
 
     python benchmarks/planning.py [--quick] [--json]
 
-500 params files that differ in one value (a learning rate) are read, validated and planned, one after the
-other in one process, on the repository's demo. The artifact of 1 GB is one large `.npy` beside a small
+On the repository's demo: 500 params files that differ in one value (a learning rate) are read, validated and
+planned, one after the other in one process; and the same 500 points are planned as one sweep, up to the groups
+of cells that it would compute. The artifact of 1 GB is one large `.npy` beside a small
 one; `check` compares all its files with the manifest, `data digest` is DVC's hash of the folder, which a
 plan needs, with its memory (by size, time and inode) empty.
 """
@@ -37,7 +38,7 @@ def medians(call: Callable[[], object], rounds: int) -> tuple[float, float]:
     return statistics.median(wall for wall, _ in took), statistics.median(cpu for _, cpu in took)
 
 
-def sweep_row(folder: Path, count: int) -> Row:
+def files_row(folder: Path, count: int) -> Row:
     """500 params files that differ in one value; fewer are scaled up."""
     from assay.tasks.params import read
     from assay.tasks.plan import make_plan
@@ -61,6 +62,26 @@ def sweep_row(folder: Path, count: int) -> Row:
     wall, cpu = (begin + 499 / (count - 1) * rest for begin, rest in zip(first, rest, strict=True))
     note = "" if count == 500 else f"{count} measured, scaled"
     return Row("planning 500 params files", wall, 10.0, cpu=cpu, note=note)
+
+
+def points_row(folder: Path, count: int) -> Row:
+    """A sweep of 500 points that differ in one value, planned as one; fewer are scaled up."""
+    from assay.flows.sweep import groups, plan_sweep
+
+    (folder / "params.yaml").write_text((REPOSITORY / "params.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+    points = [{"train.optimizer.lr": 2e-3 + 1e-6 * i} for i in range(count)]
+    trainings: set[str] = set()
+
+    def plan(some: list[dict[str, float]]) -> None:
+        sweep = plan_sweep(some, folder / "params.yaml")
+        found = groups.group(sweep.cells, sweep.missing(sweep.statuses()))
+        trainings.update(cell.key for cells in found.values() for cell in cells if cell.label == "train dense")
+
+    first, rest = timed(lambda: plan(points[:1])), timed(lambda: plan(points))
+    if len(trainings) != count:
+        raise SystemExit(f"{count} points gave {len(trainings)} trainings")
+    wall, cpu = (begin + 500 / count * all_ for begin, all_ in zip(first, rest, strict=True))
+    return Row("planning a sweep of 500 points", wall, 10.0, cpu=cpu, note="" if count == 500 else f"{count}, scaled")
 
 
 def artifact_rows(folder: Path, rounds: int) -> list[Row]:
@@ -101,7 +122,8 @@ def measure(quick: bool) -> list[Row]:
     """Every row."""
     with tempfile.TemporaryDirectory(prefix="assay-planning-") as temporary:
         root = Path(temporary)
-        return [sweep_row(root, 50 if quick else 500), *artifact_rows(root, 1 if quick else 3)]
+        count = 50 if quick else 500
+        return [files_row(root, count), points_row(root, count), *artifact_rows(root, 1 if quick else 3)]
 
 
 if __name__ == "__main__":

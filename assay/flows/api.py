@@ -10,7 +10,16 @@ from typing import Any
 
 from rich.console import Console
 
-from assay.flows.session import Result, Session, check_hits, drop_forced, materialise, open_session
+from assay.flows.session import (
+    Result,
+    Session,
+    check_hits,
+    drop_forced,
+    exchange,
+    materialise,
+    open_session,
+    project_of,
+)
 from assay.tasks import params as p
 from assay.tasks.status import needed, statuses, write_last
 from assay.tasks.track import Sender
@@ -27,25 +36,28 @@ def run(
     track: bool = True,
     quiet: bool = True,
     console: Console | None = None,
+    pool: str = "",
+    runner: str = "local",
 ) -> Result:
     """Runs the pipeline on a params file, mapping or tree, and returns its numbers and report.
 
     `only` names a stage: it and what it depends on are computed, nothing after it. `force` recomputes
-    cells whose label or key fits a pattern. Without `prefect` the cells run without a server. Raises
-    BadInput (exit code 2), AssayError (1).
+    cells whose label or key fits a pattern. Without `prefect` the cells run without a server. `pool` names a
+    Prefect work pool, whose workers compute the cells; `runner` "dask" has them computed on a Dask cluster.
+    Raises BadInput (exit code 2), AssayError (1).
     """
-    from assay.flows.executor import Executor
     from assay.flows.finish import finish
     from assay.flows.progress import Screen
+    from assay.flows.runners import open_executor, open_pool
 
     begun = time.monotonic()
-    session = open_session(params, overrides, project, command)
     console = console or Console(stderr=True)
     sends = track and only in (None, "report")
     with contextlib.ExitStack() as stack:
-        executor = stack.enter_context(
-            Executor(session.store, session.downloads, session.workers, session.params.threads, session.command)
-        )
+        root = project_of(Path(params) if isinstance(params, str | Path) else None, project)
+        machines = stack.enter_context(open_pool(root, pool, runner, prefect)) if pool else None
+        session = open_session(params, overrides, project, command, machines.device() if machines else None)
+        executor = stack.enter_context(open_executor(session, machines, runner, console))
         expected = session.plan.groups(needed(session.plan, statuses(session.plan, session.store, {}, force), only))
         executor.warm(len(expected))  # their imports take as long as the data
         materialise(session)
@@ -71,6 +83,8 @@ def run(
         computed = time.monotonic()
         write_last(session.plan, session.store)
         result = finish(session, only, track, computed=executor.computed, begun=begun, sender=sender)
+    if session.remote is not None:
+        result.notes = [*result.notes, *session.remote.notes]
     ended = time.monotonic()
     result.overhead = {
         "plan": planned - begun,
@@ -88,6 +102,7 @@ def to_compute(session: Session, force: Sequence[str], only: str | None, console
         if not any(item.why == f"--force {pattern}" for item in status):
             console.print(f"[yellow]--force {pattern}: no cell's label or key fits it[/]", highlight=False)
     drop_forced(session, status)
+    status = exchange(session, status, only)
     todo = needed(session.plan, status, only)
     for item in status:
         if item.why.startswith("damaged"):

@@ -6,9 +6,13 @@ import atexit
 import gc
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
+
+from assay.flows import cli_pool
+from assay.flows.options import PARAMS, JsonOption, ParamsOption, SetOption
+from assay.flows.options import commands as _commands
 
 HELP = "Train, compress, audit whether attributions stay faithful, evaluate: for any combination of methods."
 
@@ -20,10 +24,6 @@ app.add_typer(methods, name="methods")
 app.add_typer(data, name="data")
 app.add_typer(track, name="track")
 
-ParamsOption = Annotated[Path, typer.Option("--params", "-p", help="The params file.")]
-SetOption = Annotated[list[str] | None, typer.Option("--set", "-s", help="Override one value: a.b=c. May be repeated.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-PARAMS = Path("params.yaml")
 STOPPED = 130  # as shells say of Ctrl-C
 
 
@@ -35,16 +35,6 @@ def _complete_method(incomplete: str) -> list[str]:
     from assay.plugins import registry
 
     return [id for id in registry.index().entries if incomplete in id]
-
-
-def _commands(name: str) -> Any:
-    import importlib
-
-    gc.disable()  # nothing that is imported is garbage; to look for it would take a quarter of a second
-    try:
-        return importlib.import_module(f"assay.flows.commands.{name}")
-    finally:
-        gc.enable()
 
 
 @app.command(epilog="Example: assay init my-project")
@@ -61,9 +51,11 @@ def run(
     force: Annotated[list[str] | None, typer.Option(help="Recompute cells whose label fits this pattern.")] = None,
     json: JsonOption = False,
     server: Annotated[bool, typer.Option("--server/--no-server", help="Run as a Prefect flow.")] = True,
+    pool: Annotated[str, typer.Option(help="Have the workers of this Prefect work pool compute.")] = "",
+    runner: Annotated[str, typer.Option(help="local, or dask: a cluster computes.")] = "local",
 ) -> None:
     """Run the pipeline; what is already there is not computed again. Exit code 3: a gate failed."""
-    raise typer.Exit(_commands("runs").run(params, set or [], only, force or [], json, server))
+    raise typer.Exit(_commands("runs").run(params, set or [], only, force or [], json, server, pool, runner))
 
 
 @app.command(epilog="Example: assay plan --set train.optimizer.lr=3e-4")
@@ -72,10 +64,28 @@ def plan(
     set: SetOption = None,
     force: Annotated[list[str] | None, typer.Option(help="As for run.")] = None,
     all: Annotated[bool, typer.Option("--all", help="Show hits too.")] = False,
+    remote: Annotated[bool, typer.Option("--remote", help="Ask store.remote, too, what it has.")] = False,
     json: JsonOption = False,
 ) -> None:
     """Show each cell with HIT or RUN, and why. Computes nothing."""
-    _commands("runs").plan(params, set or [], force or [], all, json)
+    _commands("runs").plan(params, set or [], force or [], all, remote, json)
+
+
+@app.command(epilog="Example: assay sweep --grid train.optimizer.lr=1e-3,3e-3 --grid seed=0..4 --metric gradient:rank")
+def sweep(
+    grid: Annotated[list[str] | None, typer.Option(help="a.b=v,v,0..4: every combination of all --grid.")] = None,
+    zip: Annotated[list[str] | None, typer.Option(help="a.b=v,v: all --zip move together.")] = None,
+    listed: Annotated[Path | None, typer.Option("--list", help="A YAML list of mappings path: value.")] = None,
+    params: ParamsOption = PARAMS,
+    set: SetOption = None,
+    metric: Annotated[list[str] | None, typer.Option(help="A number to look at beside the headline one.")] = None,
+    variant: Annotated[str, typer.Option(help="The only variant to look at.")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only plan the points.")] = False,
+    json: JsonOption = False,
+    server: Annotated[bool, typer.Option("--server/--no-server", help="Run as a Prefect flow.")] = True,
+) -> None:
+    """Run many points of the params as one run. Exit code 1: a point failed; 3: only gates failed."""
+    raise typer.Exit(_commands("sweep").sweep(grid, zip, listed, params, set, metric, variant, dry_run, json, server))
 
 
 @app.command(epilog="Example: assay stage train")
@@ -110,6 +120,35 @@ def compare(
 ) -> None:
     """Put the numbers of several runs side by side."""
     _commands("runs").compare(runs, params, json)
+
+
+@app.command(epilog="Example: assay study randomization_test --with epochs=20")
+def study(
+    name: Annotated[str, typer.Argument(help="A method of the slot `study`.")],
+    given: Annotated[list[str] | None, typer.Option("--with", help="The study's parameters: name=value.")] = None,
+    params: ParamsOption = PARAMS,
+    set: SetOption = None,
+    force: Annotated[bool, typer.Option("--force", help="Compute it again; its trainings are kept.")] = False,
+    json: JsonOption = False,
+    server: Annotated[bool, typer.Option("--server/--no-server", help="Run as a Prefect flow.")] = True,
+) -> None:
+    """Run an experiment over many trainings of the params' recipe; asked again, its trainings are hits."""
+    _commands("study").study("study", name, given or [], None, params, set or [], force, json, server)
+
+
+@app.command(epilog="Example: assay search robot --space 'model=[{name: mlp}, {name: small_cnn}]'")
+def search(
+    name: Annotated[str, typer.Argument(help="A method of the slot `search`.")],
+    space: Annotated[list[str] | None, typer.Option(help="Values of a path of the recipe: path=[a, b].")] = None,
+    given: Annotated[list[str] | None, typer.Option("--with", help="The search's parameters: name=value.")] = None,
+    params: ParamsOption = PARAMS,
+    set: SetOption = None,
+    force: Annotated[bool, typer.Option("--force", help="Compute it again; its trainings are kept.")] = False,
+    json: JsonOption = False,
+    server: Annotated[bool, typer.Option("--server/--no-server", help="Run as a Prefect flow.")] = True,
+) -> None:
+    """Look for the best recipe in a space of them; prints the `assay run` that takes it."""
+    _commands("study").study("search", name, given or [], space or [], params, set or [], force, json, server)
 
 
 @methods.command("list", epilog="Example: assay methods list train/optimizer")
@@ -182,6 +221,10 @@ def serve(
 ) -> None:
     """Run the pipeline on a schedule; a run that would overlap the last one is skipped."""
     _commands("upkeep").serve(params, set or [], cron, interval)
+
+
+app.command(epilog="Example: assay deploy --pool gpu --device cuda --gpus 4")(cli_pool.deploy)
+app.command(epilog="Example: assay worker --pool gpu")(cli_pool.worker)
 
 
 @app.command(epilog="Example: assay promote slim-int8")

@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from assay.flows import gpu
 from assay.flows.machine import machine_lock
-from assay.flows.workers import WorkerDied, Workers
+from assay.flows.workers import Worker, WorkerDied, Workers
 from assay.plugins.values import AssayError
-from assay.tasks.cells import Cell
+from assay.tasks.cells import Cell, Ref
 from assay.tasks.compute import THERE, Outcome
+from assay.tasks.remote import Remote, RemoteFailed
 from assay.tasks.store import Store, try_lock
 
 POLL_SECONDS = 0.2
@@ -57,7 +59,8 @@ class Nobody:
 class Executor:
     """Computes groups of cells; safe to call from several threads. Use as a context manager.
 
-    `computed` counts the cells that this run computed itself.
+    `limit_at` is the Prefect server whose GPU slots its cells use; `computed` counts the cells that this
+    run computed itself.
     """
 
     store: Store
@@ -66,6 +69,8 @@ class Executor:
     threads: int
     command: str
     watcher: Watcher = field(default_factory=Nobody)
+    remote: Remote | None = None
+    limit_at: str = ""
     computed: int = 0
     busy_intervals: list[tuple[float, float]] = field(default_factory=list)
 
@@ -92,8 +97,18 @@ class Executor:
     def run(self, cells: Sequence[Cell]) -> None:
         """Computes cells one after the other. Raises CellFailed at the first that fails."""
         rest = list(cells)
-        deaths = 0
         self.watcher.started(rest)
+        while (outcome := self.advance(rest)) is not None:
+            if outcome.status == "pending":
+                self._ensure([Cell.from_json(cell) for cell in outcome.pending])
+            else:
+                self.watcher.failed(rest[0])
+                raise CellFailed(outcome.message + self._log(outcome), outcome.code)
+
+    def advance(self, rest: list[Cell]) -> Outcome | None:
+        """Computes cells and takes them off the list, up to the first that fails or needs trainings first;
+        returns what came of that one. A process that dies is replaced, three times at most."""
+        deaths = 0
         while rest:
             before = len(rest)
             try:
@@ -101,27 +116,21 @@ class Executor:
             except WorkerDied as death:
                 deaths = deaths + 1 if len(rest) == before else 1
                 if deaths > MAX_DEATHS:
-                    self.watcher.failed(rest[0])
                     text = f"{rest[0].label}: its process died {deaths} times, the last time {death}"
-                    raise CellFailed(text) from death
+                    return Outcome(rest[0].key, "failed", message=text)
                 continue
-            if outcome is None:
-                return
-            if outcome.status == "busy":
-                self._wait(rest[0])
-            elif outcome.status == "pending":
-                self._ensure([Cell.from_json(cell) for cell in outcome.pending])
-            else:
-                self.watcher.failed(rest[0])
-                raise CellFailed(outcome.message + self._log(outcome), outcome.code)
+            if outcome is None or outcome.status != "busy":
+                return outcome
+            self._wait(rest[0])
+        return None
 
     def _compute(self, rest: list[Cell]) -> Outcome | None:
         """Computes cells in one worker and takes them off the list, up to the first that is not there in
         the end; returns what came of that one."""
         exclusive = any(cell.exclusive for cell in rest)
-        with self._workers.borrow() as worker, machine_lock(exclusive, self._stopped), self._clock():
+        with self._workers.borrow() as worker, machine_lock(exclusive, self.stopped), self._clock():
             while rest:
-                outcome = worker.compute(rest[0], self.store, self.downloads, self.command)
+                outcome = self._compute_one(worker, rest[0])
                 if outcome.status not in THERE:
                     return outcome
                 with self._lock:
@@ -129,13 +138,47 @@ class Executor:
                 self.watcher.finished(rest.pop(0), outcome.status, outcome.seconds)
         return None
 
-    def _stopped(self) -> bool:
+    def _compute_one(self, worker: Worker, cell: Cell) -> Outcome:
+        """Computes a cell, unless the remote has it; what it needs comes from there, and it goes there."""
+        if self.remote is None:
+            return self._in_worker(worker, cell)
+        try:
+            if self.remote.fetch(cell.ref):
+                return Outcome(cell.key, "hit")
+            for role, ref in cell.inputs.items():
+                if not self._bring(ref):
+                    text = f"{cell.label}: its input '{role}' ({ref.slot}/{ref.key}) is neither here nor in the remote"
+                    return Outcome(cell.key, "failed", message=text)
+            outcome = self._in_worker(worker, cell)
+            if outcome.status in THERE:
+                self.remote.push(cell.ref)
+        except RemoteFailed as error:
+            return Outcome(cell.key, "failed", message=f"{cell.label}: {error}")
+        return outcome
+
+    def _in_worker(self, worker: Worker, cell: Cell) -> Outcome:
+        with gpu.slot(self.limit_at, self.stopped, cell):
+            return worker.compute(cell, self.store, self.downloads, self.command)
+
+    def _bring(self, ref: Ref) -> bool:
+        """Whether an input is here in the end; another process may be bringing it."""
+        assert self.remote is not None
+        while not self.remote.fetch(ref):
+            lock = self.store.lock(ref.key)
+            if try_lock(lock):
+                lock.release()
+                return self.store.has(ref.slot, ref.key)
+            time.sleep(POLL_SECONDS)
+        return True
+
+    def stopped(self) -> bool:
+        """Whether the run was stopped."""
         return self._workers.stopped
 
     def _wait(self, cell: Cell) -> None:
         """Waits until the process that computes a cell is done with it, or gone."""
         lock = self.store.lock(cell.key)
-        while not self._stopped() and not self.store.has(cell.slot, cell.key):
+        while not self.stopped() and not self.store.has(cell.slot, cell.key):
             if try_lock(lock):
                 lock.release()
                 return

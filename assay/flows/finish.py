@@ -23,6 +23,18 @@ def facts(session: Session) -> dict[str, Any]:
     """What the report says of the run beside its numbers."""
     from assay.tasks.closure import version
 
+    return {
+        "command": session.command,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "versions": {n: version(n) for n in ("assay", "torch", "numpy", "onnxruntime", "prefect", "mlflow", "dvc")},
+        "data": data_facts(session),
+        "git": git_commit(session.project),
+        "trial": bool(session.overrides),
+    }
+
+
+def data_facts(session: Session) -> list[dict[str, Any]]:
+    """Name, version, sizes, shape and classes of each data set."""
     data = []
     for name, ref in session.plan.data.items():
         folder = session.store.folder(ref.slot, ref.key)
@@ -40,14 +52,7 @@ def facts(session: Session) -> dict[str, Any]:
                 "classes": list(meta.spec.classes),
             }
         )
-    return {
-        "command": session.command,
-        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "versions": {n: version(n) for n in ("assay", "torch", "numpy", "onnxruntime", "prefect", "mlflow", "dvc")},
-        "data": data,
-        "git": git_commit(session.project),
-        "trial": bool(session.overrides),
-    }
+    return data
 
 
 def finish(

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from assay.flows import gpu
 from assay.flows.executor import CellFailed, Executor
 from assay.flows.local import dependencies
 from assay.flows.server import ensure_server, in_use
@@ -24,6 +25,9 @@ def run_flow(session: Session, groups: Mapping[str, Sequence[Cell]], executor: E
     failure, and AssayError where the server goes away."""
     url = ensure_server(session.project)
     flow = make_flow()
+    if session.plan.env.device != "cpu":
+        gpu.ensure_limit(url, gpu.here())
+        executor.limit_at = url
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     pipeline = session.plan.id

@@ -22,7 +22,13 @@ STOPPED = "stopped; the next run goes on from here"
 
 @flow(name="assay-scheduled", persist_result=False)
 def scheduled(project: str, params: str, overrides: list[str]) -> State:
-    """One scheduled run; skipped, and says so, while the last one is still going."""
+    """One scheduled run; skipped, and says so, while the last one is still going. Without a `project` it is
+    that of the pool's worker, and `params` lies in it."""
+    if not project:
+        from assay.flows.elsewhere import Place
+
+        place = Place.here()
+        project, params = str(place.project), str(place.project / params)
     lock = FileLock(Path(project) / ".assay" / "scheduled.lock")
     try:
         lock.acquire(blocking=False)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,11 +19,13 @@ from assay.tasks import cells, settings
 from assay.tasks import params as p
 from assay.tasks.plan import Plan, make_plan
 from assay.tasks.reading import apply_override, read_tree, without_secrets
-from assay.tasks.status import Status, read_last, statuses, verify
+from assay.tasks.remote import Remote, open_remote
+from assay.tasks.status import Status, assume, read_last, statuses, verify, wanted
 from assay.tasks.store import Store, store_root, try_lock
 from assay.tasks.summary import Summary
 
 GATE_FAILED = 3
+AT_ONCE = 4  # artifacts on their way from or to a remote
 
 
 @dataclass
@@ -35,6 +40,7 @@ class Session:
     params_file: Path | None
     command: str
     overrides: Sequence[str] = ()
+    remote: Remote | None = None
 
     @property
     def downloads(self) -> Path:
@@ -71,10 +77,15 @@ class Result:
         return 0 if self.passed else GATE_FAILED
 
 
-def resolve_device(wanted: str) -> str:
-    """`auto` as cuda where there is one. Raises BadInput where cuda is asked for and there is none."""
+def resolve_device(wanted: str, elsewhere: str | None = None) -> str:
+    """`auto` as cuda where there is one; or the device that the machines `elsewhere` have. Raises BadInput
+    where another is asked for."""
     import torch
 
+    if elsewhere is not None:
+        if wanted not in ("auto", elsewhere):
+            raise BadInput(f"device: {wanted!r}, and the pool was deployed for {elsewhere!r}: use 'auto'")
+        return elsewhere
     if wanted == "cuda" and not torch.cuda.is_available():
         raise BadInput("device: 'cuda' is not available here: use 'auto' or 'cpu'")
     return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
@@ -85,44 +96,61 @@ def open_session(
     overrides: Sequence[str] = (),
     project: str | Path | None = None,
     command: str | None = None,
+    device: str | None = None,
 ) -> Session:
-    """Reads and checks the params and plans the run. Reads no data. Raises BadInput."""
+    """Reads and checks the params and plans the run, for `device` where the machines that compute it are
+    others. Reads no data. Raises BadInput."""
     cells.refresh()
-    file: Path | None = None
-    if isinstance(params, p.Params):
-        tree: Mapping[str, Any] = params.model_dump(mode="json")
-        checked = params
-    elif isinstance(params, Mapping):
-        import copy
-
-        own = copy.deepcopy(dict(params))
-        for override in overrides:
-            apply_override(own, override)
-        tree, checked = own, p.validate(own)
-    else:
-        file = Path(params)
-        tree = read_tree(file, overrides)
-        checked = p.validate(tree, str(params))
-    root = Path(project or (file.resolve().parent if file else Path.cwd())).resolve()
+    tree, file = raw_tree(params, overrides)
+    checked = params if isinstance(params, p.Params) and not overrides else p.validate(tree, str(file or "params"))
+    root = project_of(file, project)
     settings.apply(root)
     store = Store(store_root(checked.store.root, root))
-    plan = plan_with_cache(checked, root)
-    shown = without_secrets(command or " ".join(["assay", *sys.argv[1:]]))
-    return Session(root, checked, plan, store, tree, file, shown, overrides)
+    remote = open_remote(checked.store.remote, store)
+    plan = plan_with_cache(checked, root, resolve_device(checked.device, device))
+    return Session(root, checked, plan, store, tree, file, shown_command(command), overrides, remote)
 
 
-def plan_with_cache(params: p.Params, root: Path) -> Plan:
+def raw_tree(
+    params: str | Path | Mapping[str, Any] | p.Params, overrides: Sequence[str]
+) -> tuple[dict[str, Any], Path | None]:
+    """The raw tree of params, unchecked, and their file where they are one. Raises BadInput."""
+    if not isinstance(params, p.Params | Mapping):
+        return read_tree(Path(params), overrides), Path(params)
+    tree = params.model_dump(mode="json") if isinstance(params, p.Params) else copy.deepcopy(dict(params))
+    for override in overrides:
+        apply_override(tree, override)
+    return tree, None
+
+
+def project_of(file: Path | None, project: str | Path | None) -> Path:
+    """The project's folder: the one that is given, else that of the params file, else the working directory."""
+    return Path(project or (file.resolve().parent if file else Path.cwd())).resolve()
+
+
+def shown_command(command: str | None) -> str:
+    """The command as it is kept with what it computed."""
+    return without_secrets(command or " ".join(["assay", *sys.argv[1:]]))
+
+
+def plan_with_cache(params: p.Params, root: Path, device: str) -> Plan:
     """A plan, with the memory of code digests kept between processes."""
+    with code_memory(root):
+        return make_plan(params, root, device)
+
+
+@contextlib.contextmanager
+def code_memory(root: Path) -> Iterator[None]:
+    """Keeps the memory of code digests between processes, for the plans that are made in the block."""
     from assay.tasks import closure
 
     cells.refresh()
     memory = root / ".assay" / "cache" / "code.json"
     closure.load_cache(memory)
     before = len(closure._sources)
-    plan = make_plan(params, root, resolve_device(params.device))
+    yield
     if len(closure._sources) != before or not memory.exists():
         closure.save_cache(memory)
-    return plan
 
 
 def materialise(session: Session) -> None:
@@ -138,7 +166,7 @@ def materialise(session: Session) -> None:
             data.materialise(session.project, source, session.downloads)
             fetched = True
     if fetched:
-        session.plan = plan_with_cache(session.params, session.project)
+        session.plan = plan_with_cache(session.params, session.project, session.plan.env.device)
 
 
 def check_hits(session: Session, force: Sequence[str]) -> list[Status]:
@@ -148,7 +176,7 @@ def check_hits(session: Session, force: Sequence[str]) -> list[Status]:
 
 
 def drop_forced(session: Session, status: Sequence[Status]) -> None:
-    """Takes forced artifacts out of the store, so that they are computed again. One whose key another
+    """Takes forced artifacts out of the store and its remote, so that they are computed again. One whose key another
     process holds is being computed by it already."""
     store = session.store
     for item in status:
@@ -159,6 +187,25 @@ def drop_forced(session: Session, status: Sequence[Status]) -> None:
                     shutil.rmtree(store.set_aside(slot, key))
             finally:
                 lock.release()
+        if item.why.startswith("--force") and session.remote is not None:
+            session.remote.drop(item.cell.ref)
+
+
+def exchange(session: Session, status: Sequence[Status], only: str | None) -> list[Status]:
+    """Sends to the store's remote what it lacks, brings from it what the run needs and this machine lacks, and
+    returns the states after that. What turns out to be damaged there counts as missing."""
+    remote = session.remote
+    if remote is None:
+        return list(status)
+    remote.ready()
+    there = remote.present(item.cell.ref for item in status)
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        list(threads.map(remote.push, [s.cell.ref for s in status if s.hit and s.cell.ref not in there]))
+        while refs := wanted(session.plan, status, there, only):
+            brought = {ref for ref, done in zip(refs, threads.map(remote.fetch, refs), strict=True) if done}
+            there -= set(refs) - brought
+            status = assume(status, brought)
+    return list(status)
 
 
 def git_commit(project: Path) -> str:

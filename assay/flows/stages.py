@@ -12,7 +12,7 @@ from assay.flows.executor import Executor
 from assay.flows.local import run_groups
 from assay.flows.progress import Screen
 from assay.flows.record import write_metrics, write_pointers
-from assay.flows.session import check_hits, materialise, open_session
+from assay.flows.session import check_hits, exchange, materialise, open_session
 from assay.plugins.values import BadInput
 from assay.tasks.plan import Plan
 from assay.tasks.status import needed, write_last
@@ -25,14 +25,15 @@ def run_stage(name: str, variant: str, params: Path, command: str, console: Cons
         raise BadInput(f"there is no variant {variant!r}: the params have {', '.join(session.plan.variants)}")
     materialise(session)
     status = check_hits(session, ())
-    todo = needed(session.plan, status, None if name == "report" else name)
+    only = None if name == "report" else name
+    todo = needed(session.plan, exchange(session, status, only), only)
     if variant:
         chain = {ref.key for ref in session.plan.chains[variant]}
         todo = _with_inputs(session.plan, [key for key in todo if key in chain], set(todo))
     screen = Screen(len(todo), session.store, console)
     with (
         Executor(
-            session.store, session.downloads, session.workers, session.params.threads, command, screen
+            session.store, session.downloads, session.workers, session.params.threads, command, screen, session.remote
         ) as executor,
         screen,
     ):

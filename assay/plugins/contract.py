@@ -565,7 +565,8 @@ class Evaluator(Method):
 
 
 class Search(Method):
-    """Looks for a recipe."""
+    """Looks for a recipe. `space` maps dotted paths of the recipe, as `optimizer.lr` or `model`, to the values
+    that may stand there; changes go to `lab.train` as they are."""
 
     slot: ClassVar[str] = "search"
 
@@ -575,12 +576,13 @@ class Search(Method):
 
 
 class Study(Method):
-    """An experiment over many trainings."""
+    """An experiment over many trainings of the recipe: what is asked of the lab is kept, and asked for once."""
 
     slot: ClassVar[str] = "study"
 
     def study(self, lab: Lab, ctx: Context) -> tuple[Result, str]:
-        """The table and the verdict."""
+        """The table (numbers, and arrays of one length that are its columns or curves) and the verdict in a
+        sentence."""
         raise NotImplementedError
 
 
@@ -604,7 +606,7 @@ class Problem(Method):
         raise NotImplementedError
 
     def output(self, spec: DataSpec) -> tuple[int, ...]:
-        """The shape of one example's prediction."""
+        """The shape of one example's prediction; -1 where that is the model's own to decide."""
         return (spec.n_outputs,)
 
     def target(self, prediction: Tensor) -> Tensor:
@@ -622,9 +624,10 @@ class Problem(Method):
         return (a == b).flatten(1).all(dim=1) if a.ndim > 1 else a == b
 
     def error(self, prediction: Tensor, batch: Batch) -> Tensor:
-        """Error of each example (N,), 0 where right: what `collapsed` and per-example tables use."""
+        """Error of each example (N,), 0 where right: what `collapsed` and per-example tables use. Raises
+        NotAuditable with the reason where predictions are draws and none is wrong by itself."""
         raise NotImplementedError
 
     def chance(self, data: Data) -> float:
-        """The mean error of the best constant prediction."""
+        """The mean error of the best constant prediction; raises as `error`."""
         raise NotImplementedError

@@ -41,9 +41,11 @@ class NotAuditable(Exception):
 class DataSpec(BaseModel):
     """What a model must know of its data.
 
-    `shape` is one example's shape, (C, H, W) for images. `low`, `high` are a valid pixel's bounds and
-    `scale` the length of one pixel unit ([0, 1] before normalisation), each per channel and in the
-    units that the model sees, so that a robustness budget in pixel units is `eps * scale`.
+    `shape` is one example's shape: (C, H, W) for images, (T,) for tokens, (V, F + V) for graphs of at most V
+    nodes (each node's features, then its row of the adjacency matrix; a row of zeros is no node). `low`,
+    `high` are a valid pixel's (or token's) bounds and `scale` the length of one pixel unit ([0, 1] before
+    normalisation), each per channel and in the units that the model sees, so that a robustness budget in
+    pixel units is `eps * scale`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -72,6 +74,11 @@ class DataSpec(BaseModel):
     def n_outputs(self) -> int:
         """Number of the model's outputs: one per class, or `outputs` where there are no classes."""
         return self.outputs or len(self.classes)
+
+    @property
+    def dtype(self) -> Literal["int64", "float32"]:
+        """The type of the numbers that a model takes: whole ones for tokens."""
+        return "int64" if self.modality == "tokens" else "float32"
 
 
 class Batch(Mapping[str, Tensor]):
@@ -119,7 +126,9 @@ class Batch(Mapping[str, Tensor]):
 
     def to(self, device: torch.device | str) -> Batch:
         """The batch on a device."""
-        return Batch({k: v.to(device, non_blocking=True) for k, v in self._fields.items()})
+        # To the CPU nobody would wait: values could be read before they are there.
+        ahead = torch.device(device).type != "cpu"
+        return Batch({k: v.to(device, non_blocking=ahead) for k, v in self._fields.items()})
 
 
 @dataclass(frozen=True)
@@ -310,27 +319,30 @@ class Context:
 class Ask:
     """A training that a method asks the lab for.
 
-    `changes` overrides values of the recipe by dotted path; `start` is None (a new model) or
-    "parent" (the model that a link or audit is given); `transforms` are `prepare` entries (mappings with
-    `name`) that the lab's data pass first; `models` gives the training's methods frozen models by role:
-    "dense", "parent", or the name of one of `trainings` that the asking method's parameters name.
+    `changes` overrides values of the recipe by dotted path; `start` is None (a new model), "parent" (the
+    model that a link or audit is given), or another ask (the model that it trains, on the same data);
+    `transforms` are `prepare` entries (mappings with `name`) that the lab's data pass first; `models` gives
+    the training's methods frozen models by role: "dense", "parent", or the name of one of `trainings` that the
+    asking method's parameters name.
     """
 
     changes: Mapping[str, Any] = field(default_factory=dict)
     seed: int | None = None
-    start: Literal["parent"] | None = None
+    start: Literal["parent"] | Ask | None = None
     transforms: Sequence[Mapping[str, Any]] = ()
     models: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished training: the model, its history (one row an epoch), and its kept checkpoints."""
+    """A finished training: the model, its history (one row an epoch), its kept checkpoints, and the data that it
+    was trained on."""
 
     model: nn.Module
     history: Sequence[Mapping[str, float]]
     load_checkpoint: Callable[[str], nn.Module]
     checkpoints: Sequence[str]
+    data: Data
 
     def trajectory(self) -> Iterator[tuple[str, nn.Module]]:
         """The kept checkpoints in order, each loaded when it is reached."""
@@ -339,10 +351,12 @@ class Trained:
 
 
 class Lab(Protocol):
-    """What a method that trains is given. `train` returns finished trainings or raises `Pending`."""
+    """What a method that trains is given. `train` returns finished trainings or raises `Pending`; `loss` is the
+    recipe's objective of predictions (N,), None where that is no function of predictions alone."""
 
     data: Data
     recipe: Mapping[str, Any]
+    loss: Callable[[Tensor, Batch], Tensor] | None
 
     def new_model(self, seed: int) -> nn.Module: ...
 
@@ -361,6 +375,7 @@ class Predictor(Protocol):
 class Subject:
     """What audits and evaluators look at: a trained model and all that may be compared with it.
 
+    `loss` is the recipe's objective of predictions, (N,), None where that is no function of predictions alone.
     `predict` is the deployed inference (onnxruntime's kernels for an int8 model); `model` the module
     with gradients. `images` is the audited part of the test split with `target`, the dense model's
     prediction; `explain` recomputes the audited saliency on any model; `runtime(batch_size, threads)`
@@ -373,6 +388,7 @@ class Subject:
     data: Mapping[str, Data]
     images: Batch | None = None
     score: Scorer | None = None
+    loss: Callable[[Tensor, Batch], Tensor] | None = None
     reference: Subject | None = None
     peers: Sequence[nn.Module] = ()
     trajectory: Callable[[], Iterator[tuple[str, nn.Module]]] | None = None

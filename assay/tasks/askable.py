@@ -20,6 +20,11 @@ def problem_name(steps: Sequence[Any]) -> str:
     return name
 
 
+def learned(params: Any, train: Any) -> str:
+    """The problem of the data set that a training learns."""
+    return problem_name(params.datasets.get(train.data, params.prepare))
+
+
 def fits(method: Any, problem: str) -> bool:
     """Whether a method's card allows a problem."""
     return "any" in method.card.problems or problem in method.card.problems
@@ -30,6 +35,16 @@ def why_not(method: Any, problem: str) -> str:
     return (
         f"{registry.method_id(method)} is for {' or '.join(method.card.problems)}; the data set's problem is {problem}"
     )
+
+
+def unfit(method: Any, modality: str) -> str:
+    """Why a method cannot take a data set's inputs, or '' where it can. Inputs are known once data are read."""
+    kinds = method.card.modality
+    if "any" not in kinds and modality not in kinds:
+        return f"{registry.method_id(method)} takes {' or '.join(kinds)}; the data set's inputs are {modality}"
+    if modality == "tokens" and "grad" in method.card.needs:
+        return "its inputs are tokens, which have no gradient"
+    return ""
 
 
 def faults(params: Any) -> Iterator[str]:
@@ -47,7 +62,8 @@ def faults(params: Any) -> Iterator[str]:
     for key, train in [("train", params.train), *((f"trainings.{n}", t) for n, t in params.trainings.items())]:
         methods = [(slot, getattr(train, slot)) for slot in TRAINS if getattr(train, slot) is not None]
         methods += [(f"{slot}.{i}", m) for slot in TRAINS_MANY for i, m in enumerate(getattr(train, slot))]
-        yield from (f"{key}.{slot}: {why_not(m, name)}" for slot, m in methods if not fits(m, name))
+        own = learned(params, train)
+        yield from (f"{key}.{slot}: {why_not(m, own)}" for slot, m in methods if not fits(m, own))
         if "graph" in train.optimizer.card.needs and train.around:
             optimizer = train.optimizer.method_name()
             yield f"{key}.around: {optimizer} differentiates its gradients; an around leaves none to differentiate"
@@ -73,7 +89,8 @@ def effective(params: Any) -> tuple[Any, list[tuple[str, str]]]:
     def with_objective(train: Any) -> Any:
         if train.objective is not None:
             return train
-        return train.model_copy(update={"objective": registry.make("train/objective", problem.objective)})
+        default = registry.make("problems", learned(params, train)).objective
+        return train.model_copy(update={"objective": registry.make("train/objective", default)})
 
     section = params.attribute
     if section.saliency and not problem.explains:

@@ -17,6 +17,7 @@ from assay.tasks.artifacts import (
     save_result,
     write_json,
 )
+from assay.tasks.askable import unfit
 from assay.tasks.job import Job
 from assay.tasks.subject import (
     Inference,
@@ -53,6 +54,10 @@ def saliency(job: Job) -> None:
     write_json(job.out / "kept.json", facts(problem, prediction, images, cached_data(job.inputs["data"])))
     if float((prediction - prediction[:1]).abs().max()) < SAME:
         save_not_auditable(job.out, "its predictions are all the same")
+        return
+    unfitting = unfit(job.method(), spec.modality)
+    if unfitting:
+        save_not_auditable(job.out, unfitting)
         return
     explain = explainer(job.method(), int(job.spec["seed"]), spec, job.device, inference)
     try:
@@ -106,6 +111,10 @@ def audit(job: Job) -> None:
         return
     method = job.method()
     spec: DataSpec = load_card(job.inputs["model"]).spec
+    reason = unfit(method, spec.modality)
+    if reason:
+        save_not_auditable(job.out, reason)
+        return
     inference = inference_of(job)
     explain = explainer(job.method("saliency"), int(job.spec["seed"]), spec, job.device, inference)
     subject = make_subject(job.inputs, job.device, _images(job, inference), explain, inference)

@@ -301,6 +301,9 @@ def ask_cells(
         models = {r.removeprefix(RECIPE): ref for r, ref in inputs.items() if r.startswith(RECIPE)}
         models.update({role: _asked_model(label, which, inputs) for role, which in ask.models.items()})
         start = inputs["model"] if ask.start == "parent" else None
+        if isinstance(ask.start, Ask):
+            (before,) = ask_cells(f"{name} start", [ask.start], recipe, seed, env, stage, {**inputs, "data": data})
+            chain, start = [*chain, *before], before[-1].ref
         training = training_cell(name, changed, own_seed, data, env, start, models, stage)
         found.append([*chain, training])
     return found
@@ -316,4 +319,9 @@ def _asked_model(label: str, which: str, inputs: Mapping[str, Ref]) -> Ref:
 
 def takes_lab(function: Any) -> bool:
     """Whether a method's function asks for a lab."""
+    return _names_lab(getattr(function, "__func__", function))
+
+
+@functools.lru_cache(maxsize=4096)
+def _names_lab(function: Any) -> bool:
     return "lab" in inspect.signature(function).parameters

@@ -16,17 +16,20 @@ from torch import Tensor
 
 from assay.plugins.values import AssayError
 
+CPU = torch.device("cpu")
+
 
 class DamagedCheckpoint(AssayError):
     """A checkpoint is not as it was written."""
 
 
 def pack(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """`value` (nested dicts, lists, tensors, scalars) as JSON, its tensors put aside by name."""
+    """`value` (nested dicts, lists, tensors, scalars) as JSON, its tensors put aside by name; `a` marks one
+    that was on an accelerator."""
     if isinstance(value, Tensor):
         name = f"t{len(tensors)}"
         tensors[name] = value.detach().cpu().contiguous().clone()
-        return {"t": name}
+        return {"t" if value.device.type == "cpu" else "a": name}
     if isinstance(value, Mapping):
         return {"d": [[pack(k, tensors), pack(v, tensors)] for k, v in value.items()]}
     if isinstance(value, list | tuple):
@@ -34,15 +37,17 @@ def pack(value: Any, tensors: dict[str, Tensor]) -> Any:
     return {"v": value}
 
 
-def unpack(packed: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """The inverse of `pack`."""
+def unpack(packed: Any, tensors: Mapping[str, Tensor], device: torch.device) -> Any:
+    """The inverse of `pack`; what was on an accelerator comes to `device`."""
     ((kind, value),) = packed.items()
     if kind == "t":
         return tensors[value]
+    if kind == "a":
+        return tensors[value].to(device)
     if kind == "d":
-        return {unpack(k, tensors): unpack(v, tensors) for k, v in value}
+        return {unpack(k, tensors, device): unpack(v, tensors, device) for k, v in value}
     if kind in "lu":
-        items = [unpack(v, tensors) for v in value]
+        items = [unpack(v, tensors, device) for v in value]
         return tuple(items) if kind == "u" else items
     return value
 
@@ -59,8 +64,9 @@ def save_checkpoint(path: Path, value: Any) -> None:
     os.replace(temporary, path)
 
 
-def load_checkpoint(path: Path) -> Any:
-    """What `save_checkpoint` wrote. Raises DamagedCheckpoint where the file is not as it was written."""
+def load_checkpoint(path: Path, device: torch.device = CPU) -> Any:
+    """What `save_checkpoint` wrote, with what was on an accelerator on `device`. Raises DamagedCheckpoint
+    where the file is not as it was written."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -71,16 +77,16 @@ def load_checkpoint(path: Path) -> Any:
         raise DamagedCheckpoint(f"{path} cannot be read: {error}") from error
     if not whole:
         raise DamagedCheckpoint(f"{path} was changed since it was written")
-    return unpack(json.loads(packed), tensors)
+    return unpack(json.loads(packed), tensors, device)
 
 
-def resume_from(path: Path) -> Any:
-    """What `save_checkpoint` wrote, or None where there is nothing to resume from. A damaged file is put
-    aside, as `<name>.damaged` beside it, so that it is met once."""
+def resume_from(path: Path, device: torch.device = CPU) -> Any:
+    """What `save_checkpoint` wrote, as `load_checkpoint`, or None where there is nothing to resume from. A
+    damaged file is put aside, as `<name>.damaged` beside it, so that it is met once."""
     if not path.exists():
         return None
     try:
-        return load_checkpoint(path)
+        return load_checkpoint(path, device)
     except DamagedCheckpoint:
         os.replace(path, path.with_suffix(".damaged"))
         return None

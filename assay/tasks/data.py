@@ -14,6 +14,7 @@ from filelock import FileLock
 from assay.plugins import registry
 from assay.plugins.contract import AssayError, BadData, Data, DataSpec
 from assay.tasks.artifacts import load_data, load_steps, save_data, step_of
+from assay.tasks.askable import unfit
 from assay.tasks.job import Job, context
 from assay.tasks.versions import copy_version, read_dvc, restore, source_meta, track, versions
 
@@ -119,6 +120,9 @@ def transform(job: Job) -> None:
     among those that new data must pass where the transform says so."""
     parent = load_data(job.inputs["data"])
     method = job.method()
+    reason = unfit(method, parent.spec.modality)
+    if reason:
+        raise BadData(reason)
     ctx = job.context(parent.spec, method.method_name())
     record = method.fit(parent, ctx, lab=job.lab) if job.lab is not None else method.fit(parent, ctx)
     data = method.apply(parent, record)

@@ -9,9 +9,10 @@ import numpy as np
 
 from assay.plugins.contract import NotAuditable, Result, Subject
 from assay.tasks.artifacts import load_card, load_model, save_not_auditable, save_result
+from assay.tasks.askable import unfit
 from assay.tasks.export import export_onnx
 from assay.tasks.job import Job
-from assay.tasks.subject import Inference, inference_of, make_subject, predictor
+from assay.tasks.subject import Inference, inference_of, loss_by, make_subject, predictor
 
 
 def evaluate(job: Job) -> None:
@@ -19,7 +20,12 @@ def evaluate(job: Job) -> None:
     reason where it cannot be asked of it."""
     method = job.method()
     inference = inference_of(job)
-    subject = make_subject(job.inputs, job.device, inference=inference)
+    subject = make_subject(job.inputs, job.device, inference=inference, loss=loss_by(job.method("objective")))
+
+    reason = unfit(method, subject.spec.modality)
+    if reason:
+        save_not_auditable(job.out, reason)
+        return
 
     def ask(one: Subject) -> Result:
         result: Result = method.evaluate(one, job.context(subject.spec, method.method_name()))

@@ -14,37 +14,45 @@ import numpy as np
 import torch
 from torch import nn
 
+from assay.plugins._diffusion import takes_time
 from assay.plugins.values import DataSpec
 from assay.tasks.qdq import store_codes
 
 OPSET = 17
 INPUT = "x"
+TIME = "t"
 OUTPUT = "prediction"
 # Without VNNI instructions the fast uint8 x int8 kernels add pairs in 16 bits, which can saturate.
 SESSION_CONFIG = {"session.x64quantprecision": "1"}
 
 
 def export_onnx(model: nn.Module, spec: DataSpec, path: Path) -> None:
-    """Writes a model in eval mode as an ONNX file: input `x` (batch, *spec.shape) float32, output `prediction`.
+    """Writes a model in eval mode as an ONNX file: input `x` (batch, *spec.shape) of the spec's type, output
+    `prediction`.
 
+    A network of a time has the input `t` (batch,) float32 too. Children that take no part in the model's own pass
+    (a critic) are left out.
     The batch axis is free. A fake-quantised model becomes QuantizeLinear/DequantizeLinear pairs around its
     layers, with the weights stored as int8; run it with `session_options`. The given model is not changed.
     """
     import onnx
 
     plain = copy.deepcopy(model).cpu().eval()
+    names, given = [INPUT], [torch.zeros(2, *spec.shape, dtype=getattr(torch, spec.dtype))]
+    if takes_time(plain):
+        names, given = [INPUT, TIME], [*given, torch.zeros(2)]
     with _quiet():
         torch.onnx.export(
             plain,
-            (torch.zeros(2, *spec.shape),),
+            tuple(given),
             str(path),
             dynamo=False,
             opset_version=OPSET,
             # Folding would turn the quantised weights back into floats.
             do_constant_folding=False,
-            input_names=[INPUT],
+            input_names=names,
             output_names=[OUTPUT],
-            dynamic_axes={INPUT: {0: "batch"}, OUTPUT: {0: "batch"}},
+            dynamic_axes={name: {0: "batch"} for name in (*names, OUTPUT)},
         )
     proto = onnx.load(str(path))
     if any(node.op_type == "QuantizeLinear" for node in proto.graph.node):
@@ -54,14 +62,18 @@ def export_onnx(model: nn.Module, spec: DataSpec, path: Path) -> None:
 
 
 def session(path: Path, threads: int) -> Callable[[np.ndarray], np.ndarray]:
-    """An exported model as a function from inputs (N, ...) to predictions (N, ...), on `threads` CPU threads."""
+    """An exported model as a function from inputs (N, ...) to predictions (N, ...), on `threads` CPU threads; a
+    network of a time is asked for time 0."""
     import onnxruntime
 
     options = session_options(threads)
     runtime = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    timed = any(taken.name == TIME for taken in runtime.get_inputs())
+    kind = np.int64 if "int64" in runtime.get_inputs()[0].type else np.float32
 
     def predict(x: np.ndarray) -> np.ndarray:
-        (prediction,) = runtime.run([OUTPUT], {INPUT: np.ascontiguousarray(x, dtype=np.float32)})
+        times = {TIME: np.zeros(len(x), dtype=np.float32)} if timed else {}
+        (prediction,) = runtime.run([OUTPUT], {INPUT: np.ascontiguousarray(x, dtype=kind), **times})
         return np.asarray(prediction)
 
     return predict

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,13 +69,27 @@ def seed_for(seed: int, name: str) -> int:
 
 
 def prepare_process(seed: int, threads: int) -> None:
-    """Global generators and threads as the cell wants them, whatever ran here before."""
+    """Global generators, threads and precision as the cell wants them, whatever ran here before."""
     torch.set_num_threads(threads)
+    # fp32 is fp32: a GPU's TensorFloat-32 keeps 10 bits, and links compare models within 1e-4.
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     own = seed_for(seed, "global")
     torch.manual_seed(own)
     np.random.seed(own % 2**32)
     random.seed(own)
     torch.set_grad_enabled(True)
+
+
+def generator_states(device: torch.device) -> list[torch.Tensor]:
+    """States of the global generators that a computation on `device` draws from: the CPU's, and its own."""
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
+
+
+def set_generator_states(device: torch.device, states: Sequence[torch.Tensor]) -> None:
+    """Sets the states that `generator_states` gave."""
+    torch.set_rng_state(states[0])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states[1], device)
 
 
 def context(seed: int, name: str, spec: DataSpec, device: torch.device, folder: Path | None = None) -> Context:

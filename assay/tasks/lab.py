@@ -16,7 +16,13 @@ from assay.tasks.artifacts import checkpoints, load_checkpoint, load_data, load_
 from assay.tasks.cells import Cell, Ref, ask_cells
 from assay.tasks.job import context, seed_for
 from assay.tasks.store import Store
-from assay.tasks.subject import Inference, predictor, scorer
+from assay.tasks.subject import Inference, loss_by, predictor, scorer
+
+
+def registry_method(entry: Mapping[str, Any]) -> Any:
+    """The method of an entry of the recipe."""
+    slot, _, name = entry["id"].rpartition("/")
+    return registry.make(slot, {"name": name, **entry["params"]}, entry["id"])
 
 
 class Pending(Exception):
@@ -35,15 +41,14 @@ class CellLab:
         self.recipe: Mapping[str, Any] = cell.spec["recipe"]
         self.seed: int = int(cell.spec["train_seed"])
         self.data: Data = load_data(self._folder(cell.inputs["data"]))
+        self.loss = loss_by(registry_method(self.recipe["objective"]))
 
     def _folder(self, ref: Ref) -> Any:
         return self.store.folder(ref.slot, ref.key)
 
     def new_model(self, seed: int) -> nn.Module:
         """A new model of the recipe's architecture."""
-        entry = self.recipe["model"]
-        slot, _, name = entry["id"].rpartition("/")
-        method = registry.make(slot, {"name": name, **entry["params"]}, entry["id"])
+        method = registry_method(self.recipe["model"])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_for(seed, "model"))
             model: nn.Module = method.build(self.data.spec, context(seed, "init", self.data.spec, self.device))
@@ -67,7 +72,11 @@ class CellLab:
         with open(folder / "history.csv", newline="", encoding="utf-8") as file:
             history = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
         return Trained(
-            load_model(folder).to(self.device), history, partial(load_checkpoint, folder), checkpoints(folder)
+            model=load_model(folder).to(self.device),
+            history=history,
+            load_checkpoint=partial(load_checkpoint, folder),
+            checkpoints=checkpoints(folder),
+            data=load_data(self._folder(cell.inputs["data"])),
         )
 
     def evaluate(self, model: nn.Module, evaluator: str | Mapping[str, Any]) -> Result:

@@ -70,12 +70,13 @@ def _row(plan: Plan, store: Store, summary: Summary, facts: Mapping[str, Any], m
         "judged": judged,
         "registers": judged is not None and not facts.get("trial", False),
         "tags": {name: value for name, value in tags.items() if value},
-        "params": {name: str(value) for name, value in _params(plan, links).items() if value not in (None, "", [])},
+        "params": params(plan, links),
         "metrics": [*_numbers(summary, model), *_history(plan, store, model)],
         "data": [{name: row.get(name) for name in ("name", "source", "version", "sizes")} for row in data],
         "seconds": float(store.manifest(ref.slot, ref.key).get("seconds", 0)),
         "shape": list(card.spec.shape),
-        "outputs": card.spec.n_outputs,
+        "dtype": card.spec.dtype,
+        "outputs": list(registry.make("problems", card.spec.problem).output(card.spec)),
         "requirements": _requirements(card),
     }
 
@@ -87,13 +88,15 @@ def _trained(plan: Plan) -> Iterator[str]:
             yield registry.method_id(method)
 
 
-def _params(plan: Plan, links: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    return {
+def params(plan: Plan, links: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """The parameters of a model with these links, flat."""
+    found = {
         "seed": plan.params.seed,
         **flatten([entry(step) for step in plan.params.prepare], "prepare"),
         **flatten(plan.recipe(plan.params.train), "train"),
         **flatten(list(links), "compress"),
     }
+    return {name: str(value) for name, value in found.items() if value not in (None, "", [])}
 
 
 def _note(summary: Summary, model: str, links: Sequence[Mapping[str, Any]]) -> str:

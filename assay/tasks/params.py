@@ -28,7 +28,8 @@ from assay.tasks.reading import read_tree
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 HERE = "\0"
 DENSE = "dense"
-TAKEN = (DENSE, "random", "controls", "main", "parent")
+MAIN = "main"
+TAKEN = (DENSE, "random", "controls", MAIN, "parent")
 """What no variant, training or further data set may be called: the frame's own names for others."""
 
 
@@ -94,6 +95,7 @@ class Train(_Tree):
     compile: Bool = False
     channels_last: Bool = False
     models: dict[str, str] = Field({}, description="role → name in `trainings`: teachers, guides, judges")
+    data: str = Field(MAIN, description="of a further training: the data set it learns, main or a name in `datasets`")
 
 
 class Attribute(_Tree):
@@ -113,6 +115,7 @@ class StoreParams(_Tree):
     """The section `store`."""
 
     root: str = ".assay/store"
+    remote: str = ""
 
 
 class Params(_Tree):
@@ -237,6 +240,10 @@ def _reference_faults(params: Params) -> list[str]:
         for role, name in train.models.items():
             if name not in params.trainings:
                 faults.append(f"{key}.models.{role}: no training '{name}' in `trainings` {sorted(params.trainings)}")
+        if key == "train" and train.data != MAIN:
+            faults.append(f"train.data: the main training learns the data set of `prepare`, not '{train.data}'")
+        elif train.data != MAIN and train.data not in params.datasets:
+            faults.append(f"{key}.data: no data set '{train.data}' in `datasets` {sorted(params.datasets)}")
         if key != "train" and train.models:
             faults.append(f"{key}.models: a further training cannot use models of others")
     return faults

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from assay.plugins import registry
 from assay.tasks import cells as c
-from assay.tasks.askable import effective, problem_name
+from assay.tasks.askable import effective, learned, problem_name
 from assay.tasks.cells import Cell, Env, Ref
 from assay.tasks.job import MODEL
 from assay.tasks.params import DENSE, Params, Train, labels, named_by
@@ -71,7 +71,34 @@ class Plan:
 
     def recipe(self, train: Train) -> dict[str, Any]:
         """A training's recipe as a cell's spec has it."""
-        return c.recipe_spec(train, self.problem)
+        return c.recipe_spec(train, learned(self.params, train))
+
+    def add_study(self, kind: str, method: Any, space: Mapping[str, Sequence[Any]] | None = None) -> Cell:
+        """Plans a study, or a search over a space, on the main data and recipe."""
+        spec: dict[str, Any] = {
+            "method": c.entry(method),
+            "seed": self.params.seed,
+            "recipe": self.recipe(self.params.train),
+            "train_seed": self.params.section_seed("train"),
+            **({} if space is None else {"space": {path: list(values) for path, values in space.items()}}),
+        }
+        inputs = {"data": self.data["main"], **_named(self, method)}
+        inputs.update({f"{c.RECIPE}{r}": self.trainings[n] for r, n in self.params.train.models.items()})
+        label = f"{kind} {method.method_name()}"
+        cell = c.make(kind, kind, label, f"assay.tasks.study:{kind}", spec, inputs, self.env)
+        self.evaluation[kind, method.method_name()] = self.add(cell)
+        return cell
+
+    def only(self, cell: Cell) -> Plan:
+        """The plan of one cell and of all that it is computed from."""
+        wanted, waiting = {}, [cell.key]
+        while waiting:
+            found = self.cells[waiting.pop()]
+            wanted[found.key] = found
+            waiting.extend(ref.key for ref in found.inputs.values())
+        kept = {key: found for key, found in self.cells.items() if key in wanted}
+        answer = {place: ref for place, ref in self.evaluation.items() if ref.key == cell.key}
+        return Plan(self.params, self.env, cells=kept, data={"main": self.data["main"]}, evaluation=answer)
 
     def add(self, cell: Cell) -> Ref:
         """Adds a cell unless an equal one is there, and returns where its artifact is."""
@@ -125,7 +152,7 @@ def _prepare(plan: Plan, label: str, steps: Sequence[Any], project: Path) -> Ref
 def _train(plan: Plan) -> None:
     params, data = plan.params, plan.data["main"]
     further = {
-        name: plan.add(c.training_cell(f"train {name}", plan.recipe(t), _seed(params, t), data, plan.env))
+        name: plan.add(c.training_cell(f"train {name}", plan.recipe(t), _seed(params, t), plan.data[t.data], plan.env))
         for name, t in params.trainings.items()
     }
     plan.trainings.update(further)
@@ -310,7 +337,9 @@ def _evaluate(plan: Plan) -> None:
                 inputs["exported"] = exported
             if "peers" in method.card.needs:
                 inputs.update({f"peer:{name}": plan.models[name] for name in plan.reseeded})
-            spec = {"method": c.entry(method), "seed": plan.params.section_seed("evaluate"), **_predictions(plan)}
+            objective = c.entry(plan.params.train.objective)
+            seed = plan.params.section_seed("evaluate")
+            spec = {"method": c.entry(method), "seed": seed, "objective": objective, **_predictions(plan)}
             cell = c.make(
                 "evaluate",
                 "/".join(registry.method_id(method).split("/")[:-1]),

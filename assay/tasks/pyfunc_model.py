@@ -10,7 +10,7 @@ import numpy as np
 
 
 class AssayModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defined]
-    """Predictions of a model artifact for inputs as the model sees them, float32 (N, ...): those of the same
+    """Predictions of a model artifact for inputs as the model sees them (N, ...): those of the same
     inference that was evaluated, which for an int8 model is onnxruntime's, and the method of `predict` where the
     run has one."""
 
@@ -22,6 +22,7 @@ class AssayModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defined]
         folder = Path(context.artifacts["artifact"])
         exported = folder / "model.onnx"
         kernels = exported if exported.exists() else None
+        self.dtype = load_card(folder).spec.dtype
         self.infer = deployed(load_card(folder), lambda: load_model(folder), kernels, stored_inference(folder))
 
     def predict(self, context: Any, model_input: np.ndarray, params: Any = None) -> np.ndarray:
@@ -30,7 +31,7 @@ class AssayModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defined]
 
         from assay.plugins.values import Batch
 
-        x = torch.as_tensor(np.asarray(model_input), dtype=torch.float32)
+        x = torch.as_tensor(np.asarray(model_input), dtype=getattr(torch, self.dtype))
         found: np.ndarray = self.infer(Batch({"index": torch.arange(len(x)), "x": x})).numpy()
         return found
 

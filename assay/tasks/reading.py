@@ -81,11 +81,11 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
     if not sign or not path.strip():
         raise BadInput(f"--set {override!r}: it must read a.b=value")
     *parents, last = path.strip().split(".")
-    set_path(tree, parents, last, read_yaml(text, f"--set {path}"), override)
+    set_path(tree, parents, last, read_yaml(text, f"--set {path}"), f"--set {override!r}")
 
 
 def set_path(tree: Any, parents: Sequence[str], last: str, value: Any, shown: str) -> None:
-    """Sets one value deep in a tree of mappings and lists."""
+    """Sets one value deep in a tree of mappings and lists. `shown` is what an error begins with."""
     here = tree
     for i, part in enumerate(parents):
         following = _item(here, part, shown)
@@ -94,7 +94,7 @@ def set_path(tree: Any, parents: Sequence[str], last: str, value: Any, shown: st
             _put(here, part, following, shown)
         elif following is None:
             if isinstance(here, list):
-                raise BadInput(f"--set {shown!r}: there is no item {part} in {'.'.join(parents[:i])}")
+                raise BadInput(f"{shown}: there is no item {part} in {'.'.join(parents[:i])}")
             following = {}
             _put(here, part, following, shown)
         here = following
@@ -106,9 +106,9 @@ def _item(here: Any, part: str, shown: str) -> Any:
         return here.get(part)
     if isinstance(here, list):
         if not part.isdecimal() or int(part) >= len(here):
-            raise BadInput(f"--set {shown!r}: {part!r} is no position in a list of {len(here)}")
+            raise BadInput(f"{shown}: {part!r} is no position in a list of {len(here)}")
         return here[int(part)]
-    raise BadInput(f"--set {shown!r}: {part!r} lies below a plain value")
+    raise BadInput(f"{shown}: {part!r} lies below a plain value")
 
 
 def _put(here: Any, part: str, value: Any, shown: str) -> None:

@@ -1,5 +1,5 @@
-"""Sends the outbox to MLflow. The only file (with the model that MLflow serves) that imports MLflow; it runs
-in a process of its own, without torch."""
+"""Sends the outbox to MLflow. With `send_values`, and the model that MLflow serves, the only file that imports
+MLflow; it runs in a process of its own, without torch."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ from typing import Any
 from filelock import FileLock
 
 from assay.tasks import settings, track
+from assay.tasks.send_sweep import send_sweep
+from assay.tasks.send_values import log_data, log_values
 
 CANDIDATE, CHAMPION = "candidate", "champion"
-PARAM_LENGTH = 6000
-METRICS, PARAMS = 1000, 100
-DIGEST_LENGTH = 36
 CODE = Path(__file__).with_name("pyfunc_model.py")
 
 
@@ -144,8 +143,11 @@ def sync(project: Path) -> int:
 def send_message(client: Any, experiment: str, project: Path, folder: Path) -> int:
     """Sends one message's runs; may be repeated, also after it was cut off anywhere."""
     message = json.loads((folder / track.MESSAGE).read_text(encoding="utf-8"))
+    if "sweep" in message:
+        return send_sweep(client, experiment, folder, message)
     query = f"tags.pipeline = '{message['pipeline']}'"
-    there = {(r.data.tags.get("key"), r.data.tags.get("model")): r for r in client.search_runs([experiment], query)}
+    found = [r for r in client.search_runs([experiment], query) if "sweep" not in r.data.tags]
+    there = {(r.data.tags.get("key"), r.data.tags.get("model")): r for r in found}
     for i, row in enumerate(message["runs"]):
         run = there.get((row["key"], row["model"]))
         if run is None:
@@ -164,54 +166,17 @@ def send_run(client: Any, run: Any, row: Mapping[str, Any], created: int, folder
     is there, and only what can change in a finished run is sent to one: gates judged anew, numbers read
     anew."""
     whole = run.info.status == "FINISHED"
-    _log_values(client, run, row, created, whole)
+    log_values(client, run, row, created, whole)
     files = folder / row["model"]
     client.log_artifacts(run.info.run_id, str(folder / "report"), "report")
     if whole and run.outputs and run.outputs.model_outputs:
         return str(run.outputs.model_outputs[0].model_id)
     if (files / "maps").exists():
         client.log_artifacts(run.info.run_id, str(files / "maps"), "maps")
-    _log_data(client, run, row)
+    log_data(client, run, row)
     model = _log_model(client, run, row, files)
     client.set_terminated(run.info.run_id, end_time=run.info.start_time + round(1000 * row["seconds"]))
     return model
-
-
-def _log_values(client: Any, run: Any, row: Mapping[str, Any], created: int, whole: bool) -> None:
-    from mlflow.entities import Metric, Param, RunTag
-
-    known = run.data.metrics if whole else {}
-    metrics = [
-        Metric(name, value, created, step)
-        for name, value, step in row["metrics"]
-        if not whole or (step == 0 and known.get(name) != value)
-    ]
-    params = [] if whole else [Param(name, value[:PARAM_LENGTH]) for name, value in row["params"].items()]
-    shown = {
-        "mlflow.note.content": row["tags"].get("note", ""),
-        "mlflow.source.name": row["tags"].get("command", ""),
-        "mlflow.source.git.commit": row["tags"].get("git", ""),
-    }
-    kept = {name: value for name, value in row["tags"].items() if name not in ("note", "command", "git")}
-    tags = [RunTag(name, value) for name, value in {**kept, **shown}.items() if value]
-    first = max(0, METRICS - len(params) - len(tags))
-    client.log_batch(run.info.run_id, metrics[:first], params[:PARAMS], tags)
-    for start in range(first, len(metrics), METRICS):
-        client.log_batch(run.info.run_id, metrics[start : start + METRICS])
-    for start in range(PARAMS, len(params), PARAMS):
-        client.log_batch(run.info.run_id, params=params[start : start + PARAMS])
-
-
-def _log_data(client: Any, run: Any, row: Mapping[str, Any]) -> None:
-    from mlflow.entities import Dataset, DatasetInput, InputTag
-
-    inputs = []
-    for i, data in enumerate(row["data"]):
-        name, digest = data["source"] or data["name"], str(data["version"])
-        source, profile = json.dumps({"path": f"data/{name}", "dvc": digest}), json.dumps(data["sizes"])
-        found = Dataset(name, digest[:DIGEST_LENGTH], "dvc", source, profile=profile)
-        inputs.append(DatasetInput(found, [InputTag("mlflow.data.context", "evaluation" if i else "training")]))
-    client.log_inputs(run.info.run_id, inputs)
 
 
 def _log_model(client: Any, run: Any, row: Mapping[str, Any], files: Path) -> str:
@@ -227,8 +192,8 @@ def _log_model(client: Any, run: Any, row: Mapping[str, Any], files: Path) -> st
     there = client.search_logged_models([experiment], f"source_run_id = '{run_id}'")
     model = there[0] if there else client.create_logged_model(experiment, row["model"], run_id)
     signature = ModelSignature(
-        inputs=Schema([TensorSpec(np.dtype("float32"), (-1, *row["shape"]))]),
-        outputs=Schema([TensorSpec(np.dtype("float32"), (-1, row["outputs"]))]),
+        inputs=Schema([TensorSpec(np.dtype(row["dtype"]), (-1, *row["shape"]))]),
+        outputs=Schema([TensorSpec(np.dtype("float32"), (-1, *row["outputs"]))]),
     )
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary) / "model"

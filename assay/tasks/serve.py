@@ -13,9 +13,10 @@ import numpy as np
 import torch
 
 from assay.plugins import registry
+from assay.plugins._diffusion import takes_time
 from assay.plugins.contract import BadData, BadInput, Batch, Data, DataSpec, NotAuditable, Split
-from assay.tasks.artifacts import Step, load_card, load_model, preprocess
-from assay.tasks.export import INPUT, OUTPUT, SESSION_CONFIG
+from assay.tasks.artifacts import Step, load_card, load_model, preprocess, rebuild
+from assay.tasks.export import INPUT, OUTPUT, SESSION_CONFIG, TIME
 from assay.tasks.subject import PLAIN, Inference, deployed, explainer, problem_of
 
 MODES = {1: "L", 3: "RGB"}
@@ -76,10 +77,11 @@ def describe(folder: Path, name: str) -> dict[str, Any]:
             f"channels first: {' x '.join(map(str, raw.shape))} (channels x height x width)",
             "apply every step of `preprocessing`, in order, in float32",
         ]
-    given: dict[str, Any] = {"name": OUTPUT, "type": "float32", "what": _about(problem_of(spec))}
+    problem = problem_of(spec)
+    given: dict[str, Any] = {"name": OUTPUT, "type": "float32", "what": _about(problem)}
     if spec.problem == CLASSES:
         given["probabilities"] = "softmax over the classes"
-    return {
+    described = {
         "model": name,
         "key": folder.name,
         "problem": spec.problem,
@@ -90,6 +92,11 @@ def describe(folder: Path, name: str) -> dict[str, Any]:
         "onnxruntime": SESSION_CONFIG,
         "spec": spec.model_dump(mode="json"),
     }
+    if problem.samples:
+        given["what"] = f"what the sampler asks of the network. {given['what']}"
+    if takes_time(rebuild(card)):
+        described["time"] = {"name": TIME, "type": "float32", "shape": ["batch"], "what": "the time, in [0, 1]"}
+    return described
 
 
 def _step(step: Step) -> dict[str, Any]:

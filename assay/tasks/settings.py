@@ -1,4 +1,4 @@
-"""Settings that must be in place before Prefect, MLflow or DVC are imported."""
+"""Settings that must be in place before Prefect, MLflow or DVC are imported, or torch compiles."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ def apply(project: Path) -> None:
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DVC_NO_ANALYTICS": "1",
         "GIT_PYTHON_REFRESH": "quiet",
+        "TORCHINDUCTOR_CACHE_DIR": str(home / "cache" / "compiled"),  # else below /tmp, where others may write
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,6 +104,20 @@ def needed(plan: Plan, status: Sequence[Status], only: str | None = None) -> lis
     return [s.cell.key for s in status if s.cell.key in wanted]
 
 
+def assume(status: Sequence[Status], there: Set[Ref]) -> list[Status]:
+    """The states as they will be once everything that is `there`, in a remote, has been brought."""
+    return [Status(s.cell, s.hit or s.cell.ref in there, s.why) for s in status]
+
+
+def wanted(plan: Plan, status: Sequence[Status], there: Set[Ref], only: str | None = None) -> list[Ref]:
+    """What must be brought of all that is `there`: answers (of the stage `only`, where one is named), and
+    inputs of the cells that are to be computed."""
+    todo = needed(plan, assume(status, there), only)
+    inputs = {ref for key in todo for ref in plan.cells[key].inputs.values()}
+    answers = {ref for ref in _answers(plan) if only is None or plan.cells[ref.key].stage == only}
+    return [s.cell.ref for s in status if not s.hit and s.cell.ref in there & (inputs | answers)]
+
+
 def _answers(plan: Plan) -> list[Ref]:
     tables = (plan.data, plan.models, plan.saliency, plan.agreement, plan.audit, plan.evaluation, plan.exported)
     chained = [ref for chain in plan.chains.values() for ref in chain]
@@ -121,11 +135,16 @@ def read_last(store: Store) -> dict[str, Any]:
 
 def write_last(plan: Plan, store: Store) -> None:
     """Remembers this run's cells by label, and marks their artifacts as used now."""
-    for cell in plan.cells.values():
-        if store.has(cell.slot, cell.key):
-            os.utime(store.folder(cell.slot, cell.key) / MANIFEST)
+    mark_used(plan.cells.values(), store)
     with store.lock("last"):
         rows = {**read_last(store), **{cell.label: [cell.slot, cell.key] for cell in plan.cells.values()}}
         temporary = store.root / "last.tmp"
         temporary.write_text(json.dumps(rows), encoding="utf-8")
         os.replace(temporary, store.root / "last.json")
+
+
+def mark_used(cells: Iterable[Cell], store: Store) -> None:
+    """Marks the artifacts of cells as used now."""
+    for cell in cells:
+        if store.has(cell.slot, cell.key):
+            os.utime(store.folder(cell.slot, cell.key) / MANIFEST)

@@ -114,8 +114,7 @@ class Store:
 
     def commit(self, slot: str, key: str, manifest: Mapping[str, Any]) -> Path:
         """Writes the manifest, flushes every file and renames the folder into its place."""
-        work = self.work(key)
-        out = work / "artifact"
+        out = self.work(key) / "artifact"
         (out / MANIFEST).unlink(missing_ok=True)  # of a process that was killed just before the rename
         paths = sorted(files_in(out))
         digests = digest_files(paths)
@@ -123,16 +122,20 @@ class Store:
             str(path.relative_to(out)): {"size": path.stat().st_size, "sha256": digest}
             for path, digest in zip(paths, digests, strict=True)
         }
-        text = sealed({**manifest, "slot": slot, "key": key, "files": files})
+        return self.place(out, slot, key, sealed({**manifest, "slot": slot, "key": key, "files": files}))
+
+    def place(self, out: Path, slot: str, key: str, text: str) -> Path:
+        """Makes a folder the artifact of a key, for whoever holds its lock: with `text` as its manifest, flushed
+        and renamed into its place."""
         (out / MANIFEST).write_text(text, encoding="utf-8")
-        flush_all([*paths, out / MANIFEST, *folders_in(out), out])
+        flush_all([*files_in(out), *folders_in(out), out])
         target = self.folder(slot, key)
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists():
             self.set_aside(slot, key)
         os.rename(out, target)
         flush(target.parent)
-        shutil.rmtree(work, ignore_errors=True)
+        shutil.rmtree(self.work(key), ignore_errors=True)
         return target
 
     def tidy(self) -> None:

@@ -14,7 +14,18 @@ import torch
 from torch import Tensor, nn
 
 from assay.plugins import registry
-from assay.plugins.contract import Attribution, Batch, Context, Data, DataSpec, NotAuditable, Predictor, Scorer, Subject
+from assay.plugins.contract import (
+    Attribution,
+    Batch,
+    Context,
+    Data,
+    DataSpec,
+    NotAuditable,
+    Objective,
+    Predictor,
+    Scorer,
+    Subject,
+)
 from assay.tasks.artifacts import (
     ModelCard,
     Step,
@@ -103,6 +114,12 @@ def stored_inference(folder: Path) -> Inference:
     told = read_json(folder / INFERENCE / "predict.json")
     named = tuple((name, folder / INFERENCE / name) for name in sorted(told["models"]))
     return Inference(Step(told["method"]["id"], told["method"]["params"]).method(), int(told["seed"]), named)
+
+
+def loss_by(objective: Any) -> Callable[[Tensor, Batch], Tensor] | None:
+    """An objective's loss of predictions (N,), None where the objective calls the model itself."""
+    score: Callable[[Tensor, Batch], Tensor] = objective.score
+    return score if type(objective).loss is Objective.loss else None
 
 
 def inference_of(job: Job) -> Inference:
@@ -204,6 +221,7 @@ def make_subject(
     images: Batch | None = None,
     explain: Callable[[nn.Module, Batch], Attribution] | None = None,
     inference: Inference = PLAIN,
+    loss: Callable[[Tensor, Batch], Tensor] | None = None,
 ) -> Subject:
     """The subject of a cell's inputs: `model`, `data`, maybe `exported`, `data:<name>`, `peer:<name>`, and
     `dense`, which becomes the reference."""
@@ -218,7 +236,7 @@ def make_subject(
     reference = None
     if inputs.get("dense", folder) != folder:
         dense = {"model": inputs["dense"], "data": inputs["data"]}
-        reference = make_subject(dense, device, images, inference=inference)
+        reference = make_subject(dense, device, images, inference=inference, loss=loss)
     return Subject(
         model=model,
         predict=deployed(card, lambda: model, exported, inference),
@@ -226,6 +244,7 @@ def make_subject(
         data=data,
         images=images,
         score=scorer(card.spec),
+        loss=loss,
         reference=reference,
         peers=[cached_model(path, str(device)) for role, path in inputs.items() if role.startswith("peer:")],
         trajectory=(lambda: trajectory(folder)) if checkpoints(folder) else None,

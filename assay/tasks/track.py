@@ -4,6 +4,7 @@ imports or fails with it."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import time
 import urllib.parse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -129,15 +130,29 @@ def enqueue(project: Path, plan: Plan, store: Store, summary: Summary, report: P
     from assay.tasks import message
 
     runs = message.rows(plan, store, summary, facts)
-    digest = _digest(plan.id, runs)
-    known = _sent_to(project, plan.id) == digest
+    files = functools.partial(message.write_files, plan=plan, store=store, summary=summary, report=report)
+    return put(project, plan.id, runs, files)
+
+
+def put(
+    project: Path,
+    pipeline: str,
+    runs: Sequence[Mapping[str, Any]],
+    write_files: Callable[[Path], object],
+    more: Mapping[str, Any] | None = None,
+) -> bool:
+    """Writes a message to the outbox: rows of runs, the files that `write_files` puts into a folder, and what
+    `more` says; False where it waits already or was sent before, as it is, to the same place."""
+    digest = _digest(pipeline, runs)
+    known = _sent_to(project, pipeline) == digest
     if known or any(_read(folder / MESSAGE)["digest"] == digest for folder in waiting(project)):
         return False
     now = time.time_ns()
-    folder = outbox(project) / f"{now}-{plan.id}"
+    folder = outbox(project) / f"{now}-{pipeline}"
     temporary = folder.with_name(f"{folder.name}.tmp")
-    message.write_files(temporary, plan, store, summary, report)
-    _write(temporary / MESSAGE, {"pipeline": plan.id, "created": now // 1_000_000, "digest": digest, "runs": runs})
+    write_files(temporary)
+    said = {"pipeline": pipeline, "created": now // 1_000_000, "digest": digest, "runs": runs, **(more or {})}
+    _write(temporary / MESSAGE, said)
     os.rename(temporary, folder)
     return True
 

@@ -40,7 +40,8 @@ from assay.tasks.artifacts import (
     step_of,
 )
 from assay.tasks.checkpoint import resume_from, save_checkpoint
-from assay.tasks.job import Job, seed_for
+from assay.tasks.compiled import compile_calls
+from assay.tasks.job import Job, generator_states, seed_for, set_generator_states
 
 CHECKPOINT_SECONDS = 30.0
 IN_MEMORY_BYTES = 4 * 2**30
@@ -118,7 +119,7 @@ class Training:
         if spec["channels_last"]:
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if spec["compile"]:
-            self.model.compile()
+            compile_calls(self.model, self.device)
         self.channels_last: bool = spec["channels_last"]
         self.batches = self.bind(self.recipe.one("batches"), "batches")
         self.augment = [self.bind(m, f"augment.{i}") for i, m in enumerate(self.recipe.many("augment"))]
@@ -137,7 +138,7 @@ class Training:
         for bound in self.augment:
             own = bound.method.init(self.model, self.data, bound.ctx)
             if own is not None:  # no optimizer has it: an augmentation's module changes by its own doing only
-                self.state.own[bound.name] = bound.ctx.own = own.requires_grad_(False)
+                self.state.own[bound.name] = bound.ctx.own = own.to(self.device).requires_grad_(False)
         self.constraints = _constraints(self.model, self.card)
 
     def bind(self, method: Any, name: str) -> Bound:
@@ -177,7 +178,7 @@ class Training:
             "optimizers": {k: o.state_dict() for k, o in self.state.optimizers.items()},
             "extra": self.state.extra,
             "rng": {b.name: b.ctx.rng.get_state() for b in self.bounds},
-            "torch": torch.get_rng_state(),
+            "torch": generator_states(self.device),
             "history": self.history,
             "sums": self.sums,
         }
@@ -194,7 +195,7 @@ class Training:
         for bound in self.bounds:
             bound.ctx.rng.set_state(saved["rng"][bound.name])
         self.batches.ctx.rng.set_state(saved["epoch_rng"])
-        torch.set_rng_state(saved["torch"])
+        set_generator_states(self.device, saved["torch"])
         self.history, self.sums = saved["history"], saved["sums"]
         self.start_epoch, self.start_batch = saved["epoch"], saved["batch"]
 
@@ -203,7 +204,7 @@ class Training:
     def run(self) -> nn.Module:
         """Trains to the end, from the resumable checkpoint where there is one."""
         resumable = self.job.work / "resume.safetensors"
-        saved = resume_from(resumable)
+        saved = resume_from(resumable, self.device)
         if saved is not None:
             self.restore(saved)
         else:
@@ -384,14 +385,14 @@ def initial_model(data: Data, recipe: Recipe, seed: int, folder: Path) -> tuple[
         record = learner.fit(model, data, ctx)
         model = learner.apply(model, record)
         edits.append(step_of(learner, record))
-    check_prediction(model, method, data)
+    _check_output(model, data, method.method_name())
     return model, ModelCard(
         spec=data.spec, model=step_of(method), edits=edits, preprocessing=load_steps(folder / "preprocessing")
     )
 
 
-def check_prediction(model: nn.Module, method: Any, data: Data) -> None:
-    """Raises BadInput where a new model's predictions have another shape than the data set's problem wants."""
+def _check_output(model: nn.Module, data: Data, name: str) -> None:
+    """Raises BadInput where a model's predictions have not the shape that the data set's problem has."""
     problem = registry.make("problems", data.spec.problem)
     if problem.samples:
         return
@@ -399,11 +400,10 @@ def check_prediction(model: nn.Module, method: Any, data: Data) -> None:
     with torch.no_grad():
         found = tuple(model.eval()(data.train.batch(slice(0, 2)).x).shape[1:])
     model.train(training)
-    wanted = tuple(problem.output(data.spec))
-    if found != wanted:
+    expected = problem.output(data.spec)
+    if len(found) != len(expected) or any(e not in (n, -1) for n, e in zip(found, expected)):
         raise BadInput(
-            f"train.model: {method.method_name()} predicts {list(found)} for an example of shape "
-            f"{list(data.spec.shape)}; {data.spec.problem} needs {list(wanted)}"
+            f"train.model: {name} predicts {list(found)} for each example; {data.spec.problem} needs {list(expected)}"
         )
 
 

@@ -34,8 +34,10 @@ LINKS = [
 
 
 def names(slot: str) -> list[str]:
-    """Every method of a slot that is installed with Assay."""
-    return [e.id.rsplit("/", 1)[1] for e in registry.index().entries.values() if e.slot == slot and e.dist == "assay"]
+    """Every method of a slot that is installed with Assay and can classify."""
+    entries = [e for e in registry.index().entries.values() if e.slot == slot and e.dist == "assay"]
+    cards = {e.id.rsplit("/", 1)[1]: registry.load(e.id).card for e in entries}
+    return [n for n, c in cards.items() if {"any", "classification"} & set(c.problems)]
 
 
 def draw(seed: int) -> dict[str, Any]:
@@ -44,17 +46,18 @@ def draw(seed: int) -> dict[str, Any]:
     chain = [dict(rng.choice(LINKS)) for _ in range(rng.randint(1, 3))]
     if rng.random() < 0.5:
         chain.append({"name": "quantize/int8_static", "examples": 32})
+    noise = {"name": "transform/label_noise", "fraction": 0.1}
+    prepare = [
+        "source/digits",
+        {"name": "transform/subset", "train": 96, "test": 40},
+        *rng.sample(["transform/blockmnist", "transform/normalize", noise], rng.randint(0, 3)),
+    ]
     return {
         "seed": seed,
         "device": "cpu",
-        "prepare": [
-            "source/digits",
-            {"name": "transform/subset", "train": 96, "test": 40},
-            *rng.sample(
-                ["transform/blockmnist", "transform/normalize", {"name": "transform/label_noise", "fraction": 0.1}],
-                rng.randint(0, 3),
-            ),
-        ],
+        "prepare": prepare,
+        # Further data are served through the records of the model's own, which are normalize's.
+        "datasets": {"far": [step for step in prepare if step != "transform/normalize"]},
         "train": {
             "model": rng.choice(MODELS),
             "epochs": 1,
@@ -65,6 +68,8 @@ def draw(seed: int) -> dict[str, Any]:
             "around": rng.sample(names("train/around"), rng.randint(0, 2)),
             "optimizer": rng.choice(names("train/optimizer")),
             "schedule": rng.choice(names("train/schedule")),
+            "precision": rng.choice(["fp32", "fp32", "bf16"]),
+            "channels_last": rng.choice([False, True]),
         },
         "compress": {"variant": chain},
         "attribute": {
@@ -75,7 +80,17 @@ def draw(seed: int) -> dict[str, Any]:
         },
         "evaluate": [
             "accuracy/top1",
-            rng.choice(["calibration/ece", {"name": "robustness/pgd", "steps": 2, "examples": 16}, "cost/size"]),
+            *rng.sample(
+                [
+                    "calibration/ece",
+                    {"name": "robustness/pgd", "steps": 2, "examples": 16},
+                    "cost/size",
+                    {"name": "cost/latency", "repeats": 3, "warmup": 1},
+                    {"name": "ood/msp", "ood": "far"},
+                    {"name": "ood/mahalanobis", "ood": "far"},
+                ],
+                2,
+            ),
         ],
         "gates": ["accuracy/top1.drop <= 0.9"],
     }

@@ -136,7 +136,7 @@ def test_examples_parse(path: Path) -> None:
     for text in blocks(path, "python"):
         compile(text, str(path), "exec")
     for text in blocks(path, "yaml"):
-        assert isinstance(yaml.safe_load(text), dict)
+        assert isinstance(yaml.safe_load(text), dict | list)
 
 
 # the method and the model that a new user is shown

@@ -214,6 +214,11 @@ def test_an_asks_transforms_and_models_become_inputs_of_its_training() -> None:
     assert training.inputs["data"] == normal.ref
     assert training.inputs["model:teacher"] == INPUTS["model"]
     assert training.inputs["model:judge"] == INPUTS["model:judge"]
+    branch = Ask(start=Ask(changes={"epochs": 2}, seed=7), seed=8)
+    ((shared, child),) = c.ask_cells("study", [branch], recipe(), 0, ENV, "study", INPUTS)
+    assert child.inputs["start"] == shared.ref
+    assert shared.spec["recipe"]["epochs"] == 2
+    assert (shared.spec["seed"], child.spec["seed"]) == (7, 8)
     with pytest.raises(BadInput, match="no model 'other'"):
         c.ask_cells("study", [Ask(models={"teacher": "other"})], recipe(), 0, ENV, "study", INPUTS)
 

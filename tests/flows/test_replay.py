@@ -30,8 +30,17 @@ PARAMS: dict[str, Any] = {
     "datasets": {},
     "trainings": {},
     "train": {"model": {"name": "mlp", "hidden": [12]}, "epochs": 1},
-    "compress": {"pruned": [{"name": "prune/magnitude", "sparsity": 0.5}], "low": ["factorize/svd"]},
-    "attribute": {"saliency": ["gradient"], "agreement": ["rank"], "controls": ["random"], "images": 12},
+    "compress": {
+        "pruned": [{"name": "prune/magnitude", "sparsity": 0.5}],
+        "low": ["factorize/svd", "quantize/int8_static"],
+    },
+    "attribute": {
+        "saliency": ["gradient"],
+        "agreement": ["rank"],
+        "audit": [{"name": "deletion", "steps": 4}],
+        "controls": ["random"],
+        "images": 12,
+    },
     "evaluate": ["accuracy/top1", "cost/latency"],
     "gates": ["accuracy/top1.drop <= 1"],
 }

@@ -20,7 +20,13 @@ from assay.plugins.contract import Context, Data, DataSpec, Split
 from assay.tasks.export import export_onnx, session, session_options
 
 SPEC = DataSpec(shape=(1, 28, 28), classes=tuple("0123456789"))
-ARCHITECTURES = sorted(id for id in registry.index().entries if id.startswith("train/model/"))
+ARCHITECTURES = sorted(
+    id
+    for id in registry.index().entries
+    if id.startswith("train/model/")
+    and {"any", "classification"} & set(registry.load(id).card.problems)
+    and {"any", "image"} & set(registry.load(id).card.modality)
+)
 
 
 def context() -> Context:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,15 @@ RECIPES: dict[str, dict[str, Any]] = {
     "batch norm": {"model": {"name": "small_cnn", "width": 8}},
     "vit": {"model": {"name": "vit", "dim": 8, "depth": 1, "heads": 2}},
     "bf16": {"precision": "bf16"},
+    "adahessian": {"optimizer": "adahessian"},
+    "upgrad": {"around": ["upgrad"]},
+    "stablemax": {"objective": "stablemax"},
+    "orthograd": {"around": ["orthograd"]},
+    "prospect": {"around": [{"name": "prospect", "level": 0.3}]},
+    "gradient reversal": {"penalty": ["gradient_reversal"]},
+    "sdat": {"penalty": ["gradient_reversal"], "around": ["sdat"]},
+    "deep supervision": {"penalty": ["deep_supervision"], "model": {"name": "mlp", "hidden": [8, 8]}},
+    "causirl": {"penalty": ["causirl"]},
     "channels_last": {"model": {"name": "small_cnn", "width": 8}, "channels_last": True},
 }
 
@@ -49,7 +60,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data set artifact of random images."""
     rng = np.random.default_rng(0)
     splits = {
-        name: Split({"x": rng.random((n, 1, 8, 8), dtype=np.float32), "y": np.arange(n) % 4})
+        name: Split({"x": rng.random((n, 1, 8, 8), dtype=np.float32), "y": np.arange(n) % 4, "group": np.arange(n) % 2})
         for name, n in (("train", EXAMPLES), ("validation", 20), ("test", 20))
     }
     folder = tmp_path_factory.mktemp("data")
@@ -102,6 +113,21 @@ def test_same_bytes(
     train(tmp_path / "killed", data, spec)
     assert contents(tmp_path / "killed") == expected
     assert {f"checkpoints/epoch-{i:05d}.safetensors" for i in (0, 1, 2, 3)} <= set(expected)
+
+
+@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="there is no C++ compiler")
+def test_same_bytes_compiled(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the interruption lies just before the last, smaller batch: that one is compiled first then."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
+    spec = recipe({"compile": True})
+    train(tmp_path / "whole", data, spec)
+    per_epoch = -(-EXAMPLES // BATCH)
+    for at in (per_epoch - 1, 2 * per_epoch - 2):
+        with pytest.raises(Killed):
+            train(tmp_path / "killed", data, spec, stop_at=at)
+    train(tmp_path / "killed", data, spec)
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
 
 
 def test_the_comparison_can_fail(data: Path, tmp_path: Path) -> None:

@@ -15,8 +15,10 @@ from rich.console import Console
 from rich.table import Table
 
 from assay.flows.api import run as run_pipeline
-from assay.flows.session import open_session
+from assay.flows.session import Session, open_session
 from assay.plugins.values import BadInput
+from assay.tasks.cells import Ref
+from assay.tasks.status import Status
 from assay.tasks.summary import Row, Summary
 
 WIDTH = 140
@@ -57,13 +59,22 @@ def init(folder: Path) -> None:
 
 
 def run(
-    params: Path, overrides: Sequence[str], only: str | None, force: Sequence[str], as_json: bool, server: bool
+    params: Path,
+    overrides: Sequence[str],
+    only: str | None,
+    force: Sequence[str],
+    as_json: bool,
+    server: bool,
+    pool: str,
+    runner: str,
 ) -> int:
     """Runs the pipeline and prints its table; the exit code says whether a gate failed."""
     check_stage(only)
     console = screen()
     with contextlib.redirect_stdout(sys.stderr):  # what libraries print is not the answer
-        result = run_pipeline(params, overrides, only, force, None, command_line(), server, True, as_json, console)
+        result = run_pipeline(
+            params, overrides, only, force, None, command_line(), server, True, as_json, console, pool, runner
+        )
     if as_json:
         print_json(
             {
@@ -155,12 +166,14 @@ def _gates(summary: Summary, variant: str) -> str:
     return "[green]passed[/]" if summary.variant_passed(variant) else "[red]failed[/]"
 
 
-def plan(params: Path, overrides: Sequence[str], force: Sequence[str], all_: bool, as_json: bool) -> None:
-    """Prints each cell with HIT or RUN and why."""
-    from assay.tasks.status import needed, read_last, statuses
+def plan(params: Path, overrides: Sequence[str], force: Sequence[str], all_: bool, remote: bool, as_json: bool) -> None:
+    """Prints each cell with HIT or RUN and why. The store's remote is asked where `remote` says so only."""
+    from assay.tasks.status import assume, needed, read_last, statuses
 
     session = open_session(params, overrides)
     status = statuses(session.plan, session.store, read_last(session.store), force)
+    if remote:
+        status = assume(status, remote_hits(session, status))
     todo = set(needed(session.plan, status))
     if as_json:
         rows = [
@@ -187,8 +200,17 @@ def plan(params: Path, overrides: Sequence[str], force: Sequence[str], all_: boo
     for what, why in session.plan.skipped:
         line(f"left out: {what}: {why}")
     hits = sum(s.hit for s in status)
+    if session.remote is not None and not remote:
+        line(f"{session.remote.url} was not asked: `assay plan --remote` does it", style="dim")
     id = "pipeline: named once its data are here" if session.plan.unseen else f"pipeline {session.plan.id}"
     line(f"{len(todo)} cells to run, {hits} hits ({id})")
+
+
+def remote_hits(session: Session, status: Sequence[Status]) -> set[Ref]:
+    """What of a plan is in the store's remote; what is forced does not count. Raises BadInput without one."""
+    if session.remote is None:
+        raise BadInput("--remote: the params name no store.remote to ask")
+    return session.remote.present(s.cell.ref for s in status if not s.why.startswith("--force"))
 
 
 def stage(name: str, variant: str, params: Path) -> None:

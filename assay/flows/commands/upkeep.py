@@ -100,7 +100,7 @@ def doctor(params: Path, as_json: bool) -> int:
     """Prints what is well and what is not; 1 where something is not."""
     project = params.resolve().parent
     settings.apply(project)
-    rows = [*_versions(project), *_devices(), *_servers(project), *_disk(project), *_plugins()]
+    rows = [*_versions(), *_devices(), *_servers(project), *_disk(project), *_plugins()]
     if as_json:
         print_json([{"what": what, "ok": ok, "found": found} for what, ok, found in rows])
     else:
@@ -111,10 +111,10 @@ def doctor(params: Path, as_json: bool) -> int:
     return 0 if all(ok for _, ok, _ in rows) else 1
 
 
-def _versions(project: Path) -> Iterator[tuple[str, bool, str]]:
+def _versions() -> Iterator[tuple[str, bool, str]]:
     from packaging.requirements import Requirement
 
-    pins = _pins(project / "constraints.txt")
+    pins = _pins(Path(__file__).parents[2] / "constraints.txt")
     yield "python", sys.version_info >= (3, 11), sys.version.split()[0]
     for text in importlib.metadata.requires("assay") or []:
         requirement = Requirement(text)
@@ -132,8 +132,6 @@ def _versions(project: Path) -> Iterator[tuple[str, bool, str]]:
 
 
 def _pins(path: Path) -> dict[str, str]:
-    if not path.exists():
-        return {}
     lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
     return {name.lower(): pin for name, sign, pin in (line.partition("==") for line in lines) if sign}
 

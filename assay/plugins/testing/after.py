@@ -67,14 +67,14 @@ BATCHED = ("attribute/saliency", "attribute/removal", "predict")
 
 @promise(*BATCHED)
 def purity(case: Case) -> None:
-    """Model and batch are as they were: bits, mode, hooks, gradients, dtype; the answer holds no graph, except a
-    prediction's, which attributions differentiate."""
+    """Model and batch are as they were: bits, mode, hooks, gradients, dtype; the answer holds no graph, but for
+    a prediction through which attributions are to pass."""
+    explained = case.id.startswith("predict/") and "grad" not in case.cls.card.drops
     for world, call in asked(case):
         model, batch = world.model(), world.images()
         with untouched(model=model, batch=batch):
             values = call(model, batch)
-        predicts = case.id.startswith("predict/")
-        demand(predicts or not values.requires_grad, "the answer still holds a graph: detach it")
+        demand(explained or not values.requires_grad, "the answer still holds a graph: detach it")
 
 
 @promise("attribute/saliency", "predict")

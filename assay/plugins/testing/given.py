@@ -94,6 +94,7 @@ def subject(case: Case, world: World, model: nn.Module, images: Batch | None, ex
         data=data,
         images=images,
         score=world.score,
+        loss=world.loss,
         reference=Subject(dense, predictor(dense), world.data.spec, data, images, world.score),
         peers=(world.model(1), world.model(2)),
         trajectory=lambda: iter([("epoch-00000", world.fresh(0)), ("epoch-00001", world.model())]),
@@ -155,6 +156,7 @@ class TinyLab:
     def __init__(self, world: World, parent: nn.Module | None = None):
         self.world = world
         self.data = world.data
+        self.loss = world.loss
         self.parent = parent
         self.asked: list[list[Ask]] = []
         self.recipe: Mapping[str, Any] = {
@@ -185,7 +187,9 @@ class TinyLab:
         train_steps(model, self.world, ask.seed or 0, steps=2)
         first = copy.deepcopy(start)
         kept = {"epoch-00000": first, "epoch-00001": model}
-        return Trained(model, [{"epoch": 1, "loss": 1.0}], lambda name: copy.deepcopy(kept[name]), list(kept))
+        return Trained(
+            model, [{"epoch": 1, "loss": 1.0}], lambda name: copy.deepcopy(kept[name]), list(kept), self.data
+        )
 
 
 @functools.lru_cache(maxsize=8)

@@ -183,7 +183,7 @@ def halved(given: Subject) -> Subject:
 @promise("search")
 def search(case: Case) -> None:
     """The best recipe's changes are values of the space, and the table is a sound result."""
-    space: dict[str, list[Any]] = {"train.optimizer.lr": [0.1, 0.01], "train.epochs": [1, 2]}
+    space: dict[str, list[Any]] = {"optimizer.lr": [0.1, 0.01], "epochs": [1, 2]}
     for world in worlds(case):
         changes, table = case.method.search(space, TinyLab(world, world.model()), plain_context(world))
         for key, value in changes.items():

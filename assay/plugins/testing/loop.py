@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -253,18 +253,32 @@ def learner_step(case: Case, state: State, ctx: Context, batch: Batch) -> Tensor
     return loss
 
 
+def learnable(case: Case) -> Iterator[World]:
+    """The worlds whose network the learner takes. Raises Failed where it takes none."""
+    reasons = []
+    for world in worlds(case):
+        reseed(0)
+        try:
+            learner_state(case, world)
+        except BadInput as error:
+            reasons.append(str(error))
+            continue
+        yield world
+    demand(len(reasons) < len(worlds(case)), "; ".join(reasons))
+
+
 @promise("train/learner")
 def resume_learner(case: Case) -> None:
     """Steps, a checkpoint, and steps from it are the uninterrupted steps bit by bit, the terms' own
     modules included."""
-    for world in worlds(case):
+    for world in learnable(case):
         resumes(world, partial(learner_state, case, world), partial(learner_step, case))
 
 
 @promise("train/learner")
 def finish(case: Case) -> None:
     """`finish` gives a model that predicts finite numbers in eval mode, without hooks."""
-    for world in worlds(case):
+    for world in learnable(case):
         reseed(0)
         state, ctx = learner_state(case, world)
         case.method.step(state, world.train_batch(), ctx)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from functools import partial
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from assay.plugins.contract import BadData, BadInput, Context, Data, Record, Split
+from assay.plugins.contract import BadData, BadInput, Context, Data, NotAuditable, Record, Split
 from assay.plugins.testing.base import Case, Failed, Skipped, context, demand, promise, takes_lab, twice
 from assay.plugins.testing.given import TinyLab
 from assay.plugins.testing.watch import same, stored_record, untouched
@@ -171,19 +172,33 @@ def fields(case: Case) -> None:
 
 @promise("problems")
 def predictions(case: Case) -> None:
-    """Scores and errors are one number an example, targets a row, scores have gradients, chance is finite."""
+    """Scores and errors are one number an example, targets a row, scores have gradients, chance is finite. A
+    problem whose predictions are draws may say why errors and chance mean nothing."""
     for world in its_worlds(case):
         batch = world.images()
         prediction = world.model()(batch.x).detach().requires_grad_()
         target = case.method.target(prediction)
         scores = case.method.score(prediction, target)
-        errors = case.method.error(prediction, batch)
+        with meaningless(case):
+            errors = case.method.error(prediction, batch)
+            demand(errors.shape == (batch.size,), f"`error` gives {tuple(errors.shape)}, not ({batch.size},)")
+            demand(torch.isfinite(errors.double()).all(), "`error` is not finite")
+            demand((errors >= 0).all(), "an error is negative")
+        with meaningless(case):
+            demand(np.isfinite(case.method.chance(world.data)), "chance is not finite")
         demand(len(target) == batch.size, f"`target` gives {tuple(target.shape)}: one row an example is needed")
         demand(case.method.same(target, target).all(), "a target is not the `same` as itself")
-        for what, values in (("score", scores), ("error", errors)):
-            demand(values.shape == (batch.size,), f"`{what}` gives {tuple(values.shape)}, not ({batch.size},)")
-            demand(torch.isfinite(values.double()).all(), f"`{what}` is not finite")
-        demand((errors >= 0).all(), "an error is negative")
+        demand(scores.shape == (batch.size,), f"`score` gives {tuple(scores.shape)}, not ({batch.size},)")
+        demand(torch.isfinite(scores.double()).all(), "`score` is not finite")
         gradient = torch.autograd.grad(scores.sum(), prediction)[0]
         demand(torch.isfinite(gradient).all(), "the score's gradient is not finite")
-        demand(np.isfinite(case.method.chance(world.data)), "chance is not finite")
+
+
+@contextlib.contextmanager
+def meaningless(case: Case) -> Iterator[None]:
+    """Lets a problem of draws say that a question has no meaning for it. Raises Failed where another does."""
+    try:
+        yield
+    except NotAuditable as error:
+        demand(case.cls.samples, f"its predictions are no draws, and it says: {error}")
+        demand(str(error).strip(), "NotAuditable without a reason")

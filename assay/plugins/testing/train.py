@@ -24,6 +24,9 @@ SIZES = (
     DataSpec(shape=(3, 16, 12), classes=("a", "b"), low=(-2.0,) * 3, high=(2.0,) * 3, scale=(4.0,) * 3),
 )
 
+ROLES = ("critic",)
+"""Children of a model that take no part in its predictions: a learner asks them."""
+
 # models
 
 
@@ -31,7 +34,8 @@ def specs(case: Case) -> list[DataSpec]:
     """What the model is built for: the worlds that its card allows, and images of other sizes to classify."""
     found = [world.data.spec for world in worlds(case)]
     classifies = {"any", "classification"} & set(case.cls.card.problems)
-    return [*found, *SIZES] if classifies else found
+    sees = {"any", "image"} & set(case.cls.card.modality)
+    return [*found, *SIZES] if classifies and sees else found
 
 
 def build(case: Case, spec: DataSpec, seed: int = 0) -> nn.Module:
@@ -79,7 +83,8 @@ def shape(case: Case) -> None:
         with torch.no_grad():
             out = model(inputs(spec))
         expected = (4, *predicted(spec))
-        demand(out.shape == expected, f"for {spec.shape} it gives {tuple(out.shape)}, not {expected}")
+        fits = len(out.shape) == len(expected) and all(e in (n, -1) for n, e in zip(out.shape, expected))
+        demand(fits, f"for {spec.shape} it gives {tuple(out.shape)}, not {expected} (-1 stands for any)")
         demand(torch.isfinite(out).all(), f"for {spec.shape} its outputs are not finite")
         demand(sum(map(hooks, model.modules())) == 0, "it has hooks")
 
@@ -113,12 +118,13 @@ def evaluation_mode(case: Case) -> None:
 
 @promise("train/model")
 def trains(case: Case) -> None:
-    """One step down the gradient reaches every trainable parameter with a finite gradient."""
+    """One step down the gradient reaches every trainable parameter with a finite gradient, those of a role that
+    only a learner asks excepted."""
     spec = specs(case)[0]
     model = build(case, spec).train()
     (model(inputs(spec)) - 1.0).square().mean().backward()
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
+        if parameter.requires_grad and name.split(".")[0] not in ROLES:
             gradient = parameter.grad
             demand(gradient is not None, f"'{name}' takes no part in the prediction")
             demand(gradient is None or gradient.isfinite().all(), f"the gradient of '{name}' is not finite")
@@ -209,13 +215,26 @@ def sound_batch(found: Any, given: Batch, world: World) -> None:
         close(found.y.sum(1), torch.ones(len(found.y)), "the sum of a label's probabilities")
 
 
+def trainable(case: Case) -> Iterator[World]:
+    """The worlds whose network the loss takes. Raises Failed where it takes none."""
+    reasons = []
+    for world in worlds(case):
+        try:
+            prepared(case, world)
+        except BadInput as error:
+            reasons.append(str(error))
+            continue
+        yield world
+    demand(len(reasons) < len(worlds(case)), "; ".join(reasons))
+
+
 LOSSES = ("train/objective", "train/penalty")
 
 
 @promise(*LOSSES)
 def loss(case: Case) -> None:
     """(N,) or a scalar, finite, with finite gradients in the model; nothing that it is given changes."""
-    for world in worlds(case):
+    for world in trainable(case):
         model, batch = world.model(), world.train_batch()
         ctx = prepared(case, world)
         with untouched(model=model, batch=batch, models=ctx.models):
@@ -238,7 +257,7 @@ def losses(case: Case, world: World, model: nn.Module, batch: Batch) -> Tensor:
 def repeatable(case: Case) -> None:
     """The same seed gives the same loss, whatever the global generators hold, and an example's own loss
     does not depend on its batch."""
-    for world in worlds(case):
+    for world in trainable(case):
         model, batch = world.model(), world.train_batch()
 
         whole, again = twice(partial(losses, case, world, model, batch))

@@ -26,31 +26,33 @@ def small_problem() -> tuple[nn.Sequential, list[dict[str, Any]]]:
     return model, groups
 
 
-def descend(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
-    """Steps down a fixed loss."""
+def descend(case: Case, model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
+    """Steps down a fixed loss; the gradients hold their graph where the card needs it."""
+    graph = "graph" in case.cls.card.needs
     x = torch.randn(6, 5, generator=torch.Generator().manual_seed(1))
 
     def closure() -> float:
         optimizer.zero_grad()
         with torch.enable_grad():
             loss = (model(x) - 1).square().mean()
-        loss.backward()
+        loss.backward(create_graph=graph)
         return float(loss)
 
     for _ in range(steps):
         closure()
         optimizer.step(closure)
+    optimizer.zero_grad()
 
 
 @promise("train/optimizer")
 def resume(case: Case) -> None:
     """Two steps, its state stored without pickle and loaded, and two more are four steps, bit by bit."""
     whole, groups = small_problem()
-    descend(whole, case.method.build(groups), 4)
+    descend(case, whole, case.method.build(groups), 4)
     first, groups = small_problem()
     optimizer = case.method.build(groups)
     before = stored(first.state_dict())
-    descend(first, optimizer, 2)
+    descend(case, first, optimizer, 2)
     demand(any(not torch.equal(v, before[k]) for k, v in first.state_dict().items()), "two steps change no weight")
     weights, state = stored_tensors(first.state_dict()), stored(optimizer.state_dict())
     draws = torch.get_rng_state()
@@ -59,7 +61,7 @@ def resume(case: Case) -> None:
     optimizer = case.method.build(groups)
     optimizer.load_state_dict(state)
     torch.set_rng_state(draws)
-    descend(second, optimizer, 2)
+    descend(case, second, optimizer, 2)
     same(whole.state_dict(), second.state_dict(), "resumed and uninterrupted weights")
     demand(all(torch.isfinite(p).all() for p in second.parameters()), "weights are not finite")
 
@@ -74,7 +76,7 @@ def learning_rate(case: Case) -> None:
         demand(math.isclose(group["lr"], case.method.lr), f"a group starts at {group['lr']}, not {case.method.lr}")
     optimizer.param_groups[1]["lr"] = 0.0
     before = stored(model.state_dict())
-    descend(model, optimizer, 2)
+    descend(case, model, optimizer, 2)
     for name, values in model.state_dict().items():
         if name.startswith("2."):
             demand(torch.equal(values, before[name]), "a group with learning rate 0 moves")

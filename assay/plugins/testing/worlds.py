@@ -112,6 +112,7 @@ class World:
 
 
 @functools.lru_cache(maxsize=32)
+@torch.enable_grad()
 def trained(world: str, seed: int) -> nn.Module:
     """The tiny model of a world after a few steps; shared, so copy it."""
     place = next(w for w in all_worlds() if w.name == world)
@@ -140,7 +141,8 @@ def train_steps(model: nn.Module, world: World, seed: int, steps: int) -> None:
 
 
 def blobs(count: int, channels: int, seed: int, invert: bool = False) -> Split:
-    """Images of 8 x 8 noisy pixels with a bright square whose place is the class; `mask` is the square."""
+    """Images of 8 x 8 noisy pixels with a bright square whose place is the class; `mask` is the square, `group`
+    one of two domains that do not differ."""
     rng = np.random.default_rng(seed)
     y = np.arange(count, dtype=np.int64) % 3
     x = rng.integers(0, 80, (count, channels, 8, 8)).astype(np.uint8)
@@ -149,7 +151,8 @@ def blobs(count: int, channels: int, seed: int, invert: bool = False) -> Split:
         top, left = ((0, 0), (0, 5), (5, 2))[label]
         mask[i, top : top + 3, left : left + 3] = True
         x[i, :, mask[i]] += rng.integers(120, 170, (9, channels)).astype(np.uint8)
-    return frozen(Split({"x": 255 - x if invert else x, "y": y, "mask": mask}))
+    domain = np.arange(count, dtype=np.int64) // 2 % 2
+    return frozen(Split({"x": 255 - x if invert else x, "y": y, "mask": mask, "group": domain}))
 
 
 def frozen(split: Split) -> Split:
@@ -213,13 +216,29 @@ def picked(prediction: Tensor, target: Tensor) -> Tensor:
 
 def makers() -> Mapping[str, Sequence[Callable[[], World]]]:
     """What there is to try a method on, by problem."""
-    from assay.plugins.testing import world_field, world_regression, world_restoration
+    from assay.plugins.testing import (
+        world_detection,
+        world_field,
+        world_generation,
+        world_graph,
+        world_regression,
+        world_representation,
+        world_restoration,
+        world_segmentation,
+        world_sequence,
+    )
 
     return {
         "classification": (gray_images, colour_images),
         "field": (world_field.waves,),
         "regression": (world_regression.vectors,),
+        "representation": (world_representation.embedded,),
+        "segmentation": (world_segmentation.maps,),
+        "detection": (world_detection.squares,),
+        "sequence": (world_sequence.tokens,),
+        "graph": (world_graph.rings,),
         "restoration": (world_restoration.noisy_images,),
+        "generation": (world_generation.images, world_generation.vectors),
     }
 
 

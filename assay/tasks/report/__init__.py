@@ -11,12 +11,14 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from assay.plugins.values import DataSpec
 from assay.tasks.artifacts import read_json
 from assay.tasks.plan import Plan
 from assay.tasks.report import prose, view, words
 from assay.tasks.report.arrays import evidence
 from assay.tasks.report.files import write_card, write_csv
 from assay.tasks.report.maps import DIVERGING, SEQUENTIAL, gallery
+from assay.tasks.report.samples import sheets
 from assay.tasks.store import Store
 from assay.tasks.summary import Summary
 
@@ -54,7 +56,7 @@ def render(plan: Plan, store: Store, summary: Summary, say_as: words.Words, fact
     title, status = words.title(summary)
     colours = view.colours(plan)
     main = plan.data["main"]
-    classes = read_json(store.folder(main.slot, main.key) / "dataset.json")["spec"]["classes"]
+    spec = DataSpec(**read_json(store.folder(main.slot, main.key) / "dataset.json")["spec"])
     shown = {kind: view.panels(plan, summary, say_as, kind) for kind in ("agreement", "audit")}
     missing = {kind: view.without_panel(summary, kind, shown[kind]) for kind in shown}
     environment = Environment(
@@ -80,8 +82,9 @@ def render(plan: Plan, store: Store, summary: Summary, say_as: words.Words, fact
         shown=shown,
         missing=missing,
         gallery=gallery(plan, store),
-        classes=classes,
-        evidence=evidence(plan, store, classes, colours),
+        classes=spec.classes,
+        evidence=evidence(plan, store, spec.classes, colours),
+        samples=sheets(plan, store, spec),
         colours=colours,
         ramps=RAMPS,
         chains=prose.chains(plan),

@@ -78,13 +78,13 @@ def evidence(plan: Plan, store: Store, classes: Sequence[str], colours: Mapping[
         diagrams = _diagrams(results)
         if diagrams:
             found.reliability.append((method, diagrams))
-        drawn = _curves({m: _rest(a) for m, a in results.items()}, colours)
+        drawn = curves_of({m: _rest(a) for m, a in results.items()}, colours)
         if drawn:
             found.curves.append((method, drawn))
     for saliency, method in dict.fromkeys((s, label) for _, s, label in plan.audit):
         keys = [m for m in [*models, RANDOM] if (m, saliency, method) in plan.audit]
         results = {m: _arrays(plan.audit[m, saliency, method], store) for m in keys}
-        drawn = _curves({m: _rest(a) for m, a in results.items()}, colours) if len(keys) > 1 else []
+        drawn = curves_of({m: _rest(a) for m, a in results.items()}, colours) if len(keys) > 1 else []
         if drawn:
             found.curves.append((f"{saliency}:{method}", drawn))
     return found
@@ -164,8 +164,9 @@ def _diagrams(results: Mapping[str, Arrays]) -> list[Drawing]:
 # curves
 
 
-def _curves(results: Mapping[str, Arrays], colours: Mapping[str, str]) -> list[Drawing]:
-    """One plot for each array, a line for each model."""
+def curves_of(results: Mapping[str, Arrays], colours: Mapping[str, str]) -> list[Drawing]:
+    """One plot for each one-dimensional array of numbers, a line for each model."""
+    results = {model: {n: a for n, a in arrays.items() if a.ndim == 1} for model, arrays in results.items()}
     names = dict.fromkeys(name for arrays in results.values() for name, a in arrays.items() if a.dtype.kind in "iufb")
     axis = _axis(results, list(names))
     drawn = []

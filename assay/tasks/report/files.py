@@ -23,10 +23,11 @@ def write_csv(path: Path, summary: Summary) -> None:
         writer = csv.writer(file)
         writer.writerow(["name", *columns])
         for row in summary.rows:
-            writer.writerow([row.name, *(_cell(getattr(row, column)) for column in columns)])
+            writer.writerow([row.name, *(cell(getattr(row, column)) for column in columns)])
 
 
-def _cell(value: Any) -> Any:
+def cell(value: Any) -> Any:
+    """A value as it stands in a CSV file; empty where it is not finite."""
     if isinstance(value, float):
         return repr(value) if math.isfinite(value) else ""
     return value

@@ -114,9 +114,11 @@ def intervals(
     for words, value, other in (("floor", floor, ceiling), ("ceiling", ceiling, floor)):
         if math.isfinite(value):
             near = math.isfinite(other) and abs(x(value) - x(other)) < 44
-            anchor = "middle" if not near else "end" if value < other else "start"
+            before = value < other or (value == other and words == "floor")
+            anchor = "middle" if not near else "end" if before else "start"
+            apart = 0 if not near else -3 if before else 3
             parts.append(line(x(value), top - 4, x(value), bottom, words))
-            parts.append(text(x(value), 14, words, f"tick {words}", anchor))
+            parts.append(text(x(value) + apart, 14, words, f"tick {words}", anchor))
     for name, value in controls:
         if math.isfinite(value):
             triangle = f"M{x(value):.1f} {bottom - 7:.1f}l4 7h-8z"

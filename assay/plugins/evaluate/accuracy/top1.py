@@ -21,7 +21,7 @@ class Top1(Evaluator):
     (C,), the accuracy among each class's examples, NaN for a class without any.
     """
 
-    card = Card(title="Top-1 accuracy", problems=("classification",))
+    card = Card(title="Top-1 accuracy", problems=("classification", "graph"))
 
     def numbers(self) -> tuple[str, ...]:
         return ("top1",)

@@ -66,7 +66,7 @@ class ECE(Evaluator):
         claim="A network trained to fit its data is over-confident on test data, and dividing its logits by one "
         "temperature fitted on held-out data lowers the calibration error without changing accuracy.",
         verdict="reproduced",
-        problems=("classification",),
+        problems=("classification", "graph"),
     )
     bins: int = Field(15, ge=1, le=1000, description="number of confidence bins")
     scheme: Scheme = Field("equal_width", description="bins of equal width, or with equally many examples")

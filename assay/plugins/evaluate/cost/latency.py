@@ -33,8 +33,8 @@ def timed(call: Callable[[np.ndarray], np.ndarray], x: np.ndarray, warmup: int, 
 
 
 def inputs(split: Split, size: int) -> np.ndarray:
-    """The first `size` examples as float32, from the start again where there are fewer."""
-    return np.ascontiguousarray(split.batch(np.arange(size) % len(split)).x.numpy(), dtype=np.float32)
+    """The first `size` examples as the model takes them, from the start again where there are fewer."""
+    return np.ascontiguousarray(split.batch(np.arange(size) % len(split)).x.numpy())
 
 
 class Latency(Evaluator):

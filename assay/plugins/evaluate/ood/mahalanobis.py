@@ -100,7 +100,7 @@ class Mahalanobis(Evaluator):
         claim="Distance to class-conditional Gaussians in feature space tells out-of-distribution data better than "
         "the maximum softmax probability does (here on the last features alone, without the layers' ensemble).",
         verdict="reproduced",
-        problems=("classification",),
+        problems=("classification", "graph"),
         needs=("train_data",),
     )
     ood: str = Field(

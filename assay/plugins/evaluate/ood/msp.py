@@ -28,7 +28,7 @@ class MSP(Evaluator):
         claim="Misclassified and out-of-distribution examples have lower maximum softmax probabilities than "
         "correctly classified ones: both are detected far better than by chance.",
         verdict="reproduced",
-        problems=("classification",),
+        problems=("classification", "graph"),
     )
     ood: str = Field(
         "ood", min_length=1, description="name of the further data set", json_schema_extra={"names": "datasets"}

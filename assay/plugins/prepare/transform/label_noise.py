@@ -11,12 +11,13 @@ from assay.plugins.prepare.transform._common import draw_seed, split_rng
 
 
 def flip(y: np.ndarray, classes: int, fraction: float, kind: str, rng: np.random.Generator) -> np.ndarray:
-    """Labels (N,) of which round(fraction * N), drawn at random, are wrong.
+    """Labels (N,) of which round(fraction * N), drawn at random, are drawn anew.
 
-    `symmetric`: another class, each as likely; `pair`: the next one, y + 1 mod classes.
+    `symmetric`: another class, each as likely; `pair`: the next one, y + 1 mod classes; `uniform`: any class, the
+    right one included, each as likely.
     """
     wrong = rng.permutation(len(y))[: round(fraction * len(y))]
-    step = rng.integers(1, classes, size=len(wrong)) if kind == "symmetric" else 1
+    step = 1 if kind == "pair" else rng.integers(int(kind == "symmetric"), classes, size=len(wrong))
     noisy = np.array(y)
     noisy[wrong] = (noisy[wrong] + step) % classes
     return noisy
@@ -31,13 +32,15 @@ class LabelNoise(Transform):
     card = Card(
         title="Co-teaching: Robust Training of Deep Neural Networks with Extremely Noisy Labels",
         paper="arxiv:1804.06872",
-        also=("arxiv:1406.2080", "arxiv:1609.03683"),
+        also=("arxiv:1406.2080", "arxiv:1609.03683", "arxiv:1611.03530"),
         problems=("classification",),
         gives=("y_clean",),
     )
     fraction: float = Field(0.2, ge=0, le=1, description="share of the training labels that become wrong")
-    kind: Literal["symmetric", "pair"] = Field(
-        "symmetric", description="symmetric: any other class, each as likely; pair: the next class"
+    kind: Literal["symmetric", "pair", "uniform"] = Field(
+        "symmetric",
+        description="symmetric: any other class, each as likely; pair: the next class; uniform: any class, the right "
+        "one included",
     )
 
     def fit(self, data: Data, ctx: Context) -> Record:

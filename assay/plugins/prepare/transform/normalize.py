@@ -38,7 +38,7 @@ class Normalize(Transform):
     channel is only centred. Pixel bounds and the pixel unit in the description change along.
     """
 
-    card = Card(title="Standardisation per channel", serves=True)
+    card = Card(title="Standardisation per channel", modality=("image", "features"), serves=True)
 
     def fit(self, data: Data, ctx: Context) -> Record:
         """Mean and deviation of each channel over the training split, in model units (uint8 as [0, 1])."""

@@ -36,8 +36,9 @@ def look_up(images: Tensor, rows: Tensor, columns: Tensor, fill: Tensor | None) 
 class CropFlip(Augment):
     """Pads each image, crops it at a random place back to its size, and flips it sideways by chance.
 
-    Drawn for each example. The field `mask` (N, H, W), where there is one, moves with its image. The flip
-    suits photographs; set it to 0 for digits, letters and whatever else is not its mirror image.
+    Drawn for each example. The fields `mask` and `y`, where they are maps (N, H, W), move with their image (the
+    padding's label is 0); a second view `x2` has its own draws. The flip suits photographs; set it to 0 for
+    digits, letters and whatever else is not its mirror image.
     """
 
     card = Card(
@@ -46,6 +47,7 @@ class CropFlip(Augment):
         also=("arxiv:1512.03385",),
         claim="With random crops a network makes fewer errors on shifted test images.",
         verdict="reproduced",
+        problems=("classification", "regression", "representation", "segmentation"),
         modality=("image",),
     )
     padding: int = Field(4, ge=0, le=64, description="pixels added on each side; the largest shift")
@@ -56,22 +58,34 @@ class CropFlip(Augment):
 
     def augment(self, batch: Batch, ctx: Context) -> Batch:
         """Raises BadInput where `reflect` asks for more pixels than the image has."""
-        n, channels, height, width = batch.x.shape
+        height, width = batch.x.shape[2:]
         if self.fill == "reflect" and self.padding >= min(height, width):
             raise BadInput(
                 f"train.augment crop_flip.padding: {self.padding} pixels cannot be reflected from images of "
                 f"{height} x {width}; at most {min(height, width) - 1}"
             )
+        rows, columns = self.places(batch, ctx)
+        moved = {"x": self.moved(batch.x, rows, columns, ctx)}
+        for name in ("mask", "y"):
+            if name in batch and batch[name].ndim == 3:
+                labels = batch[name][:, None]
+                fill = None if self.fill == "reflect" else labels.new_zeros(1)
+                moved[name] = look_up(labels, rows, columns, fill)[:, 0]
+        if "x2" in batch:
+            moved["x2"] = self.moved(batch.x2, *self.places(batch, ctx), ctx)
+        return batch.replace(**moved)
+
+    def places(self, batch: Batch, ctx: Context) -> tuple[Tensor, Tensor]:
+        """The row (N, H) and column (N, W) of the image that each row and column of the view shows."""
+        n, _, height, width = batch.x.shape
         shift = torch.randint(-self.padding, self.padding + 1, (2, n, 1), generator=ctx.rng)
         flipped = torch.rand(n, 1, generator=ctx.rng) < self.flip
         rows = shift[0] + torch.arange(height)
         columns = shift[1] + torch.arange(width)
-        columns = torch.where(flipped, columns.flip(1), columns).to(batch.x.device)
-        rows = rows.to(batch.x.device)
-        dark = torch.tensor(ctx.spec.low, dtype=batch.x.dtype, device=batch.x.device).expand(channels)
-        reflect = self.fill == "reflect"
-        changed = batch.replace(x=look_up(batch.x, rows, columns, None if reflect else dark))
-        if "mask" in batch:
-            mask = batch.mask[:, None]
-            changed = changed.replace(mask=look_up(mask, rows, columns, None if reflect else mask.new_zeros(1))[:, 0])
-        return changed
+        columns = torch.where(flipped, columns.flip(1), columns)
+        return rows.to(batch.x.device), columns.to(batch.x.device)
+
+    def moved(self, x: Tensor, rows: Tensor, columns: Tensor, ctx: Context) -> Tensor:
+        """Images as the view shows them."""
+        dark = torch.tensor(ctx.spec.low, dtype=x.dtype, device=x.device).expand(x.shape[1])
+        return look_up(x, rows, columns, None if self.fill == "reflect" else dark)

@@ -30,7 +30,8 @@ class Mixup(Augment):
     """Train on convex combinations of pairs of examples and their labels.
 
     One weight a batch, as in the authors' code. Class labels become probabilities (N, classes); values
-    (regression, or labels mixed before) are mixed as they are. Other fields stay those of the first
+    (regression, or labels mixed before) are mixed as they are; a second view `x2` by the same weight and
+    partners. Other fields stay those of the first
     example of each pair.
     """
 
@@ -50,4 +51,5 @@ class Mixup(Augment):
         y = batch.y
         if not y.is_floating_point():
             y = F.one_hot(y, ctx.spec.n_outputs).to(batch.x.dtype)
-        return batch.replace(x=mix(batch.x, partner, share), y=mix(y, partner, share))
+        views = {name: mix(batch[name], partner, share) for name in ("x", "x2") if name in batch}
+        return batch.replace(**views, y=mix(y, partner, share))

@@ -54,7 +54,13 @@ def closure_step(state: State, batch: Batch) -> Tensor:
             return surrounded_gradients(state, batch)
         with state.terms.autocast():
             loss = mean_loss(state.terms.losses(state.model, batch))
-        loss.backward(create_graph=graph)
+        if not graph:
+            loss.backward()
+            return loss
+        parameters = state.parameters()
+        grads = torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True)
+        for parameter, gradient in zip(parameters, grads, strict=True):
+            parameter.grad = gradient
         return loss
 
     loss: Tensor = optimizer.step(closure)  # type: ignore[assignment, arg-type]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
 from typing import Literal
 
@@ -11,7 +10,8 @@ from pydantic import model_validator
 from torch import Tensor, nn
 
 from assay.plugins.contract import BadInput, Card, Context, DataSpec, Field, Model
-from assay.plugins.train.model._common import Add, image_shape
+from assay.plugins.train.model._common import image_shape
+from assay.plugins.train.model._transformer import Block
 
 
 class Embed(nn.Module):
@@ -36,44 +36,6 @@ class Embed(nn.Module):
         patches = self.linear(cut.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2))
         token = self.token.expand(n, -1, -1)
         return torch.cat([token, patches], dim=1) + self.position
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention: softmax(q k^T / sqrt(d)) v for each head, then a linear layer.
-
-    Written out, not torch's fused layer, so that it exports and its softmax can be tapped.
-    """
-
-    def __init__(self, dim: int, heads: int):
-        super().__init__()
-        self.heads = heads
-        self.width = dim // heads
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.softmax = nn.Softmax(dim=-1)
-        self.project = nn.Linear(dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        n, tokens, dim = x.shape
-        q, k, v = self.qkv(x).reshape(n, tokens, 3, self.heads, self.width).permute(2, 0, 3, 1, 4).unbind(0)
-        weights = self.softmax(torch.matmul(q, k.transpose(-2, -1)) / math.sqrt(self.width))
-        return self.project(torch.matmul(weights, v).transpose(1, 2).reshape(n, tokens, dim))
-
-
-class Block(nn.Module):
-    """A pre-norm transformer block: x + attention(norm(x)), then x + mlp(norm(x))."""
-
-    def __init__(self, dim: int, heads: int, hidden: int):
-        super().__init__()
-        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
-        self.attention = Attention(dim, heads)
-        self.add1 = Add()
-        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
-        self.mlp = nn.Sequential(OrderedDict(up=nn.Linear(dim, hidden), gelu=nn.GELU(), down=nn.Linear(hidden, dim)))
-        self.add2 = Add()
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.add1(x, self.attention(self.norm1(x)))
-        return self.add2(x, self.mlp(self.norm2(x)))
 
 
 class Pool(nn.Module):

@@ -34,12 +34,14 @@ def transitions(clean: np.ndarray, noisy: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("fraction", [0.2, 0.45])
-@pytest.mark.parametrize("kind", ["symmetric", "pair"])
+@pytest.mark.parametrize("kind", ["symmetric", "pair", "uniform"])
 def test_the_transition_matrix(kind, fraction):
     fields = made(sample(), fraction=fraction, kind=kind).train.fields
     if kind == "symmetric":
         other = fraction / (CLASSES - 1)
         expected = np.full((CLASSES, CLASSES), other) + np.eye(CLASSES) * (1 - fraction - other)
+    elif kind == "uniform":
+        expected = np.eye(CLASSES) * (1 - fraction) + fraction / CLASSES
     else:
         expected = np.eye(CLASSES) * (1 - fraction) + np.roll(np.eye(CLASSES), 1, axis=1) * fraction
     # About 4,000 labels a class: five standard errors are at most 0.04.

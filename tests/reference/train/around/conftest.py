@@ -57,3 +57,9 @@ def learn() -> Callable[[State, Batch], Tensor]:
         return loss
 
     return step
+
+
+@pytest.fixture
+def half_square() -> type[Objective]:
+    """The objective of these trainings."""
+    return HalfSquare

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from assay.plugins.contract import Batch
-from assay.plugins.train.around.sam import SAM, climbed
+from assay.plugins.train.around._common import climbed
+from assay.plugins.train.around.sam import SAM
 
 X = np.array([[1.0, 2.0], [-1.0, 0.5], [3.0, -2.0]])
 Y = np.array([[1.0], [0.0], [-1.0]])

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from assay.plugins.contract import BadInput, Context, DataSpec
-from assay.plugins.train.model.vit import Attention, Block, Embed, ViT
+from assay.plugins.train.model._transformer import Attention, Block
+from assay.plugins.train.model.vit import Embed, ViT
 
 
 def build(method: ViT, spec: DataSpec) -> nn.Module:

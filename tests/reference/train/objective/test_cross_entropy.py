@@ -40,3 +40,21 @@ def test_gradient_is_the_softmax_minus_the_smoothed_target() -> None:
     (gradient,) = torch.autograd.grad(CrossEntropy(label_smoothing=0.2).score(logits, batch).sum(), logits)
     expected = np.exp(LOGITS) / np.exp(LOGITS).sum(axis=1, keepdims=True) - (0.8 * np.eye(4)[LABELS] + 0.05)
     np.testing.assert_allclose(gradient.numpy(), expected, rtol=1e-8)
+
+
+def test_label_maps_and_tokens_are_averaged_over_what_counts() -> None:
+    rng = torch.Generator().manual_seed(0)
+    maps, tokens = torch.randn(2, 3, 2, 4, generator=rng), torch.randn(2, 5, 3, generator=rng)
+    y = torch.randint(3, (2, 2, 4), generator=rng)
+    y[0, 0, 0] = -1
+    expected = [
+        -sum(float(maps[i].log_softmax(0)[y[i, r, c], r, c]) for r in range(2) for c in range(4) if y[i, r, c] >= 0)
+        / (7 if i == 0 else 8)
+        for i in range(2)
+    ]
+    found = CrossEntropy().score(maps, Batch({"y": y}))
+    assert found.tolist() == pytest.approx(expected, rel=1e-5)
+    y = torch.tensor([[0, 1, 2, 1, 0], [-1, -1, 2, -1, -1]])
+    whole = [-float(tokens[0, t].log_softmax(0)[y[0, t]]) for t in range(5)]
+    found = CrossEntropy().score(tokens, Batch({"y": y}))
+    assert found.tolist() == pytest.approx([sum(whole) / 5, -float(tokens[1, 2].log_softmax(0)[2])], rel=1e-5)

@@ -1,0 +1,100 @@
+"""A study or a search on the recipe and the data of a params file: one cell, and the trainings that it asks for."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from assay.flows.executor import Executor
+from assay.flows.progress import Screen
+from assay.flows.session import Session, check_hits, drop_forced, materialise, open_session
+from assay.plugins.values import Result
+from assay.tasks.artifacts import load_result, read_json
+from assay.tasks.cells import Cell
+from assay.tasks.status import needed, write_last
+from assay.tasks.study import ANSWER
+
+
+@dataclass(frozen=True)
+class Study:
+    """A finished study (`answer` is its verdict) or search (`answer` is the best recipe's changes)."""
+
+    kind: str
+    name: str
+    cell: Cell
+    result: Result
+    answer: Any
+    page: Path
+    computed: int
+    seconds: float
+
+
+def run_study(
+    kind: str,
+    method: Any,
+    params: str | Path | Mapping[str, Any] = "params.yaml",
+    overrides: Sequence[str] = (),
+    space: Mapping[str, Sequence[Any]] | None = None,
+    force: bool = False,
+    project: str | Path | None = None,
+    command: str | None = None,
+    prefect: bool = True,
+    quiet: bool = True,
+    console: Console | None = None,
+) -> Study:
+    """Runs a method of the slot `study` or `search`, and returns what it found, with a page of its own under
+    `reports/`. What it asks the lab for is computed once and kept: asked again, all are hits.
+
+    `space` (of a search) maps dotted paths of the recipe, as `optimizer.lr` or `model`, to their values.
+    Raises BadInput, AssayError.
+    """
+    begun = time.monotonic()
+    session = open_session(params, overrides, Path(project) if project else None, command)
+    console = console or Console(stderr=True)
+    with contextlib.ExitStack() as stack:
+        executor = stack.enter_context(
+            Executor(session.store, session.downloads, session.workers, session.params.threads, session.command)
+        )
+        materialise(session)
+        cell = session.plan.add_study(kind, method, space)
+        session.plan = session.plan.only(cell)
+        status = check_hits(session, [cell.key] if force else [])
+        drop_forced(session, status)
+        groups = session.plan.groups(needed(session.plan, status))
+        executor.watcher = screen = Screen(sum(map(len, groups.values())), session.store, console, quiet)
+        with screen:
+            compute(session, groups, executor, prefect)
+        write_last(session.plan, session.store)
+    folder = session.store.folder(cell.slot, cell.key)
+    result, answer = load_result(folder), next(iter(read_json(folder / ANSWER).values()))
+    page = write_page(session, kind, method, cell, result, answer)
+    return Study(kind, method.method_name(), cell, result, answer, page, executor.computed, time.monotonic() - begun)
+
+
+def compute(session: Session, groups: Mapping[str, Sequence[Cell]], executor: Executor, prefect: bool) -> None:
+    """Runs the groups, as a Prefect flow or here."""
+    if prefect and groups:
+        from assay.flows.pipeline import get_ready, run_flow
+
+        get_ready(session.project)
+        run_flow(session, groups, executor)
+    else:
+        from assay.flows.local import run_groups
+
+        run_groups(groups, executor.run)
+
+
+def write_page(session: Session, kind: str, method: Any, cell: Cell, result: Result, answer: Any) -> Path:
+    """Writes the page and the table of a finished study or search, and returns the page's path."""
+    from assay.flows.finish import alone, facts
+    from assay.tasks.report.study import write_study
+
+    folder = session.project / "reports" / f"{kind}-{cell.key[:16]}"
+    with alone(session):
+        return write_study(folder, kind, method, result, answer, facts(session))

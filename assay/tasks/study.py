@@ -1,0 +1,32 @@
+"""The cells of `study` and `search`: a method that experiments with many trainings, given the lab."""
+
+from __future__ import annotations
+
+from assay.plugins.contract import Lab
+from assay.tasks.artifacts import save_result, write_json
+from assay.tasks.job import Job
+
+ANSWER = "answer.json"
+
+
+def lab_of(job: Job) -> Lab:
+    """The lab of a cell that has one."""
+    assert job.lab is not None
+    return job.lab
+
+
+def study(job: Job) -> None:
+    """A study's table as a result, and its verdict in words."""
+    method, lab = job.method(), lab_of(job)
+    result, verdict = method.study(lab, job.context(lab.data.spec, method.method_name()))
+    save_result(job.out, result)
+    write_json(job.out / ANSWER, {"verdict": verdict})
+
+
+def search(job: Job) -> None:
+    """A search's table as a result, and the changes of the recipe that it found best."""
+    method, lab = job.method(), lab_of(job)
+    context = job.context(lab.data.spec, method.method_name())
+    changes, result = method.search(job.spec["space"], lab, context)
+    save_result(job.out, result)
+    write_json(job.out / ANSWER, {"changes": dict(changes)})

@@ -1,0 +1,141 @@
+"""A run that is shared by the workers of a work pool, each with a store of its own and one S3 remote in common."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import assay
+
+pytestmark = pytest.mark.cluster
+
+
+@pytest.fixture(scope="module")
+def pool(cluster: Any) -> str:
+    """A pool that is deployed."""
+    machine = cluster.machine("deployer")
+    assert machine.do("deploy", "--pool", "shared") == 0, machine.said
+    return "shared"
+
+
+def label_of(machine: Any) -> dict[str, str]:
+    """Label → key of the artifacts in a machine's store."""
+    store = machine.store
+    return {str(store.manifest(slot, key)["label"]): key for slot, key, _ in store.artifacts()}
+
+
+def test_two_workers_share_a_run_and_one_is_killed(cluster: Any, pool: str, until: Any, kill_tree: Any) -> None:
+    """The machine that has the training loses power in its middle; the other finishes, and the numbers are those
+    of a run on one machine alone."""
+    alone = cluster.machine("alone", remote=False)
+    parent, *workers = (cluster.machine(name) for name in ("parent", "one", "two"))
+    long = ["--set", "train.epochs=300", "--set", "train.keep=[0, last]"]
+    code, expected = alone.run("--no-server", *long)
+    assert code == 0, alone.said
+    processes = {machine.name: cluster.worker(machine, pool) for machine in workers}
+    run = parent.start("run", "--json", "--pool", pool, *long)
+
+    def training() -> Any:
+        assert run.poll() is None, parent.said
+        return next((m for m in workers if any((m.store.root / "work").glob("*/resume.safetensors"))), None)
+
+    victim = until(training, "a training under way")
+    kill_tree(processes[victim.name].pid)
+    (survivor,) = [machine for machine in workers if machine is not victim]
+    assert run.wait(420) == 0, parent.said + survivor.said
+    answer = json.loads(parent.out(run))
+    assert answer["rows"] == expected["rows"]
+    assert answer["pipeline"] == expected["pipeline"]
+    assert answer["computed"] == expected["computed"]
+    ended = [flow["state"]["type"] for flow in cluster.flow_runs() if flow["name"] == "train dense"]
+    assert sorted(ended) == ["COMPLETED", "CRASHED"]
+    assert "train dense" in label_of(survivor)
+    assert "train dense" not in label_of(victim)
+    assert set(label_of(parent)) == set(label_of(alone))
+
+    code, again = parent.run("--pool", pool, *long)  # nothing is left for the pool
+    assert (code, again["computed"], again["rows"]) == (0, 0, expected["rows"])
+
+
+def test_a_worker_with_other_code_refuses(cluster: Any, until: Any, tmp_path: Path) -> None:
+    """It names the file that differs, computes nothing, and the run ends with its words."""
+    shutil.copytree(Path(assay.__file__).parent, tmp_path / "other" / "assay")
+    changed = tmp_path / "other" / "assay" / "plugins" / "train" / "optimizer" / "adamw.py"
+    changed.write_text(changed.read_text(encoding="utf-8") + "\nEDITED = True\n", encoding="utf-8")
+    parent, other = cluster.machine("parent-2"), cluster.machine("other-code")
+    assert parent.do("deploy", "--pool", "odd") == 0, parent.said
+    path = f"{tmp_path / 'other'}:{cluster.environment['PYTHONPATH']}"
+    cluster.worker(other, "odd", PYTHONPATH=path)
+    code, answer = parent.run("--pool", "odd", "--set", "seed=1")
+    assert (code, answer) == (1, None)
+    assert "refuses 'train dense': source of assay.plugins.train.optimizer.adamw changed" in parent.said
+    assert str(changed) in parent.said
+    assert "Traceback" not in parent.said
+    assert not label_of(other)
+    refused = [flow for flow in cluster.flow_runs() if "refuses" in str(flow["state"]["message"])]
+    assert {flow["state"]["type"] for flow in refused} == {"FAILED"}
+    assert "train dense" in {flow["name"] for flow in refused}
+
+
+def test_a_whole_run_in_the_pool(cluster: Any, until: Any) -> None:
+    """Prefect's own command starts it; the worker's machine computes it, with its params file and its overrides."""
+    deployer, machine = cluster.machine("deployer-3"), cluster.machine("whole")
+    assert deployer.do("deploy", "--pool", "whole", "--set", "train.epochs=1", "--set", "evaluate=[accuracy/top1]") == 0
+    worker = cluster.worker(machine, "whole")
+    command = [sys.executable, "-m", "prefect", "deployment", "run", "assay-scheduled/deployer-3"]
+    subprocess.run(command, env=cluster.environment, cwd=deployer.folder, check=True, capture_output=True)
+
+    def ended() -> Any:
+        (run,) = [flow for flow in cluster.flow_runs() if "overrides" in flow["parameters"]]
+        return run["state"] if run["state"]["type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED") else None
+
+    state = until(ended, "the run in the pool")
+    assert state["type"] == "COMPLETED", state
+    assert "every gate passed; computed" in state["message"]
+    assert "train dense" in label_of(machine)
+    worker.send_signal(signal.SIGINT)
+    assert worker.wait(60) == 0
+
+
+def test_ctrl_c_takes_the_work_back(cluster: Any, until: Any) -> None:
+    """The run ends at once; what it had handed out is cancelled, and the same command goes on."""
+    parent, machine = cluster.machine("parent-4"), cluster.machine("four")
+    assert parent.do("deploy", "--pool", "fourth") == 0
+    cluster.worker(machine, "fourth")
+    long = ["--set", "train.epochs=300", "--set", "seed=4", "--set", "evaluate=[accuracy/top1]"]
+    run = parent.start("run", "--json", "--pool", "fourth", *long)
+    until(lambda: any((machine.store.root / "work").glob("*/resume.safetensors")), "a training under way")
+    run.send_signal(signal.SIGINT)
+    assert run.wait(60) == 130, parent.said
+
+    def cancelled() -> bool:
+        return any(
+            flow["name"] == "train dense" and flow["state"]["type"] == "CANCELLED" for flow in cluster.flow_runs()
+        )
+
+    until(cancelled, "the flow run to be cancelled")
+    code, answer = parent.run("--pool", "fourth", *long)
+    assert code == 0, parent.said
+    assert answer["computed"] > 0
+
+
+def test_a_pool_that_is_not_there(cluster: Any) -> None:
+    parent = cluster.machine("parent-5")
+    for command in (["run", "--pool", "nowhere"], ["worker", "--pool", "nowhere"]):
+        assert parent.do(*command) == 2
+    assert parent.said.count("--pool nowhere: nothing is deployed there: `assay deploy --pool nowhere` does it") == 2
+    parent.write({**parent.params, "store": {}})
+    assert parent.do("deploy", "--pool", "p") == 2
+    assert "store.remote is empty" in parent.said
+
+
+def test_no_secret_anywhere(cluster: Any, secret: str) -> None:
+    """Not in logs, artifacts, the server's database or what was printed."""
+    assert secret not in cluster.everything_said()

@@ -72,6 +72,26 @@ def test_regression(tmp_path: Path) -> None:
     assert "label flipped" not in page.split("Glossary")[0]
 
 
+def test_a_network_from_a_convex_program(tmp_path: Path) -> None:
+    """The learner's own network in the recipe's place: trained, kept along the way, pruned, explained, loaded."""
+    result, _ = run(
+        tmp_path,
+        prepare=[{"name": "source/friedman1", "train": 400, "test": 200}, "transform/normalize"],
+        train={
+            "model": {"name": "mlp", "hidden": []},
+            "learner": {"name": "convex_relu_admm", "gates": 24, "beta": 1.0, "rho": 1.0},
+            "batches": {"name": "shuffled", "size": 20},
+            "epochs": 6,
+            "keep": [1, "last"],
+        },
+        compress={"pruned": [{"name": "prune/magnitude", "sparsity": 0.1}]},
+        attribute={"saliency": ["gradient"], "audit": ["mask_share"], "controls": ["random"], "images": 32},
+        evaluate=["accuracy/r2"],
+    )
+    assert value(result, "dense", "accuracy/r2") > 0.75
+    assert value(result, "pruned", "accuracy/r2") == pytest.approx(value(result, "dense", "accuracy/r2"), abs=0.05)
+
+
 def test_restoration(tmp_path: Path) -> None:
     result, page = run(
         tmp_path,

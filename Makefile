@@ -48,7 +48,7 @@ benchmarks: $(VENV)/.installed
 docs: $(VENV)/.installed
 	$(BIN)/python -m assay.tasks.docs docs/methods
 
-constraints: $(VENV)/.installed
+constraints: $(VENV)/.cluster
 	(head -1 constraints.txt; $(BIN)/pip freeze --exclude-editable | sed 's/+cpu//' | grep -v '^assay') > constraints.new && mv constraints.new assay/constraints.txt
 
 clean:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 import uuid
@@ -70,10 +71,13 @@ class Pool:
 
     def end(self, run: uuid.UUID, why: str, died: bool) -> None:
         """Records that a group's process died, or has it ended."""
+        import httpx
+        from prefect.exceptions import ObjectNotFound
         from prefect.states import Cancelling, Crashed
 
         state: Any = Crashed(message=why) if died else Cancelling(message=why)
-        self._client.set_flow_run_state(run, state, force=died)
+        with contextlib.suppress(httpx.HTTPError, ObjectNotFound):  # for its pages: the run goes on without
+            self._client.set_flow_run_state(run, state, force=died)
 
 
 @dataclass

@@ -57,7 +57,7 @@ def open_executor(session: Session, pool: Pool | None, runner: str, console: Con
 def _check(session: Session, pool: Pool) -> None:
     """Raises BadInput where the pool's machines could not get at the artifacts, or this one not do its part."""
     if session.remote is None:
-        how = "--set store.remote=s3://bucket/prefix, or file:///mnt/shared"
+        how = "--set store.remote=s3://bucket/prefix, or file:///srv/shared"
         raise BadInput(f"--pool {pool.name} needs a store that its machines share: {how}")
     import torch
 

@@ -216,7 +216,7 @@ def _filesystem(url: str) -> tuple[Any, str]:
     if without_secrets(url) != url:
         raise BadInput("store.remote holds a password: give it by environment, as the storage's library reads it")
     if not URL.fullmatch(url):
-        raise BadInput(f"store.remote {url!r}: give a URL, as s3://bucket/prefix or file:///mnt/shared")
+        raise BadInput(f"store.remote {url!r}: give a URL, as s3://bucket/prefix or file:///srv/shared")
     import fsspec
     from fsspec.core import url_to_fs
 

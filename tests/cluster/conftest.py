@@ -184,14 +184,41 @@ class Cluster:
         return "".join(path.read_bytes().decode(errors="replace") for path in files)
 
 
-@pytest.fixture(name="until")
+@pytest.fixture(name="until", scope="session")
 def _until() -> Callable[..., Any]:
     return until
 
 
-@pytest.fixture(name="kill_tree")
+@pytest.fixture(name="kill_tree", scope="session")
 def _kill_tree() -> Callable[[int], None]:
     return kill_tree
+
+
+@pytest.fixture(name="free_port", scope="session")
+def _free_port() -> Callable[[], int]:
+    return free_port
+
+
+@pytest.fixture
+def machine_at() -> Iterator[Callable[[Path, dict[str, str]], Machine]]:
+    """Makes a machine with an environment of its own."""
+    made: list[Machine] = []
+
+    def make(folder: Path, environment: dict[str, str]) -> Machine:
+        folder.mkdir()
+        made.append(Machine(folder, environment))
+        made[-1].write(PARAMS)
+        return made[-1]
+
+    yield make
+    for machine in made:
+        machine.stop()
+
+
+@pytest.fixture
+def bucket() -> str:
+    """The S3 server's bucket."""
+    return BUCKET
 
 
 @pytest.fixture

@@ -30,7 +30,8 @@ from assay.plugins.contract import (
     State,
     Terms,
 )
-from assay.plugins.train.learner.backprop import Backprop, surrounded
+from assay.plugins.train.learner._common import surrounded
+from assay.plugins.train.learner.backprop import Backprop
 from assay.tasks import cells as c
 from assay.tasks import params as p
 from assay.tasks.plan import make_plan

@@ -36,6 +36,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "batch norm": {"model": {"name": "small_cnn", "width": 8}},
     "vit": {"model": {"name": "vit", "dim": 8, "depth": 1, "heads": 2}},
     "bf16": {"precision": "bf16"},
+    "direct feedback alignment": {"learner": "direct_feedback_alignment"},
     "channels_last": {"model": {"name": "small_cnn", "width": 8}, "channels_last": True},
 }
 

@@ -1,0 +1,153 @@
+"""What the learners share: the terms' own modules, the onion of arounds, and the layers of a chain."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from assay.plugins.contract import BadInput, Batch, Bound, Context, Data, Gradients, State, Terms, mean_loss
+
+
+class Innermost(Protocol):
+    """How a learner makes gradients of a batch; weights are of examples (N,), `apart` asks for a row an example."""
+
+    def __call__(self, state: State, batch: Batch, weights: Tensor | None, apart: bool = False) -> Gradients: ...
+
+
+# the state
+
+
+def own_modules(model: nn.Module, terms: Terms, data: Data, ctx: Context) -> dict[str, nn.Module]:
+    """The modules that the terms have of their own, by the terms' names; each is put into its term's context."""
+    own: dict[str, nn.Module] = {}
+    for bound in [terms.objective, *terms.penalties, *terms.around]:
+        module = bound.method.init(model, data, bound.ctx)
+        if module is not None:
+            own[bound.name] = bound.ctx.own = module.to(ctx.device)
+    return own
+
+
+def parameter_groups(model: nn.Module, own: Mapping[str, nn.Module]) -> list[dict[str, Any]]:
+    """The model's trainable parameters as group `model`, then a group for each own module that has any."""
+    modules = {"model": model, **{name: own[name] for name in sorted(own)}}
+    trainable = {name: [p for p in module.parameters() if p.requires_grad] for name, module in modules.items()}
+    return [{"params": params, "name": name, "lr_scale": 1.0} for name, params in trainable.items() if params]
+
+
+def first_state(model: nn.Module, terms: Terms, data: Data, ctx: Context) -> State:
+    """The state before the first step: model, own modules, and one optimizer, `main`, for all of them."""
+    own = own_modules(model, terms, data, ctx)
+    optimizer = terms.optimizer.build(parameter_groups(model, own))
+    return State(model.train(), own, {"main": optimizer}, terms)
+
+
+# one update
+
+
+def update(state: State, batch: Batch, innermost: Innermost, optimizer: str = "main") -> Tensor:
+    """One update with the gradients that the arounds make of `innermost`'s; the mean loss, detached."""
+    updater = state.optimizers[optimizer]
+
+    def closure() -> Tensor:
+        updater.zero_grad(set_to_none=True)
+        result = surrounded(state, state.terms.around, batch, innermost=innermost)
+        for parameter, gradient in zip(state.parameters(), result.grads, strict=True):
+            parameter.grad = None if gradient is None else laid_out_like(gradient, parameter)
+        return result.losses.detach().mean()
+
+    if "closure" in state.terms.optimizer.card.needs:
+        loss: Tensor = updater.step(closure)  # type: ignore[assignment, arg-type]
+    else:
+        loss = closure()
+        updater.step()
+    for bound in state.terms.around:
+        bound.method.after(state, bound.ctx)
+    return loss
+
+
+def differentiate(state: State, batch: Batch, weights: Tensor | None, apart: bool = False) -> Gradients:
+    """Losses of the batch and the gradient of their (weighted) mean, one a trainable parameter; or, `apart`,
+    of each (weighted) loss, a row an example."""
+    with state.terms.autocast():
+        losses = state.terms.losses(state.model, batch)
+    if apart:
+        if not losses.ndim:
+            raise BadInput("train.around: gradients of single examples were asked for, and the losses are one number")
+        each = losses if weights is None else losses * weights
+        rows = torch.autograd.grad(
+            each, state.parameters(), torch.eye(len(each)).to(each), allow_unused=True, is_grads_batched=True
+        )
+        return Gradients(losses.detach(), list(rows))
+    grads = torch.autograd.grad(mean_loss(losses, weights), state.parameters(), allow_unused=True)
+    return Gradients(losses.detach(), list(grads))
+
+
+def surrounded(
+    state: State,
+    around: Sequence[Bound],
+    batch: Batch,
+    given: Tensor | None = None,
+    innermost: Innermost = differentiate,
+) -> Gradients:
+    """The gradients of `batch` through `around`, outermost first, and `innermost` within.
+
+    What one around passes on holds for all inside it: weights of examples multiply, and other terms are
+    `state.terms` of what is further in.
+    """
+    if not around:
+        return innermost(state, batch, given)
+    bound, *inner = around
+
+    def next(batch: Batch, weights: Tensor | None = None, terms: Terms | None = None, apart: bool = False) -> Gradients:
+        inside = state if terms is None else replace(state, terms=terms)
+        both = weights if given is None else given if weights is None else given * weights
+        if apart and inner:
+            further = inner[0].method.method_name()
+            raise BadInput(f"train.around: {bound.method.method_name()} must be the last; {further} is further in")
+        if apart:
+            return innermost(inside, batch, both, apart)
+        return surrounded(inside, inner, batch, both, innermost)
+
+    return bound.method.gradients(next, state, batch, bound.ctx)
+
+
+def laid_out_like(gradient: Tensor, parameter: Tensor) -> Tensor:
+    """The gradient with the parameter's strides: on a CPU torch's fused optimizers (2.13) walk both as
+    flat memory, so that a transposed gradient would give a wrong update without an error."""
+    gradient = gradient.detach()
+    if gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)
+
+
+# chains of layers
+
+
+def weighted_layers(model: nn.Module, learner: str) -> list[list[str]]:
+    """The children of the model's `layers` by weighted layer: each part is a child with parameters and the ones
+    without that follow it (activation, pooling); those before the first belong to it.
+
+    Raises BadInput where `layers` is no chain.
+    """
+    layers = getattr(model, "layers", None)
+    if not isinstance(layers, nn.Sequential):
+        found = "it has none" if layers is None else f"here it is a {type(layers).__name__}"
+        raise BadInput(
+            f"train.learner: {learner} trains models whose `layers` is a chain of layers, as mlp and small_cnn "
+            f"have it; {found}"
+        )
+    parts: list[list[str]] = []
+    before: list[str] = []
+    for name, child in layers.named_children():
+        if next(child.parameters(), None) is not None:
+            parts.append([*before, name])
+            before = []
+        elif parts:
+            parts[-1].append(name)
+        else:
+            before.append(name)
+    return parts

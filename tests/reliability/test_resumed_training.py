@@ -37,6 +37,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "vit": {"model": {"name": "vit", "dim": 8, "depth": 1, "heads": 2}},
     "bf16": {"precision": "bf16"},
     "direct feedback alignment": {"learner": "direct_feedback_alignment"},
+    "forward gradient": {"learner": {"name": "forward_gradient", "directions": 2}, "around": ["sam"]},
     "channels_last": {"model": {"name": "small_cnn", "width": 8}, "channels_last": True},
 }
 

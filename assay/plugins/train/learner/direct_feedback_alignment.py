@@ -87,7 +87,7 @@ def differentiate(state: State, batch: Batch, weights: Tensor | None, apart: boo
     parameters = state.parameters()
     wanted = [*(p.output for p in passes), *parameters]
     found = torch.autograd.grad(mean_loss(losses, weights), wanted, allow_unused=True)
-    grads = list(found[len(passes) :])
+    grads: list[Tensor | None] = list(found[len(passes) :])
     for one, error in zip(passes, found, strict=False):
         if error is not None and one.hidden:
             sent = feedback_gradients(one.hidden, error, feedback, parameters)

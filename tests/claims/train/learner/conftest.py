@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from assay.plugins.train.schedule.constant import Constant
 def chain(*widths: int, outputs: int, act: type[nn.Module] = nn.ReLU) -> nn.Module:
     """A chain of dense layers and a head."""
     layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
-    for i, (a, b) in enumerate(zip(widths, widths[1:])):
+    for i, (a, b) in enumerate(pairwise(widths)):
         layers[f"linear{i}"], layers[f"act{i}"] = nn.Linear(a, b), act()
     return nn.Sequential(OrderedDict(layers=nn.Sequential(layers), head=nn.Linear(widths[-1], outputs)))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ LR = 0.1
 def chain(widths: tuple[int, ...], outputs: int) -> nn.Module:
     torch.manual_seed(0)
     layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
-    for i, (a, b) in enumerate(zip(widths, widths[1:])):
+    for i, (a, b) in enumerate(pairwise(widths)):
         layers[f"linear{i}"], layers[f"tanh{i}"] = nn.Linear(a, b), nn.Tanh()
     model = OrderedDict(layers=nn.Sequential(layers), head=nn.Linear(widths[-1], outputs))
     return nn.Sequential(model)

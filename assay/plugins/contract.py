@@ -120,7 +120,7 @@ class Card(BaseModel):
     modality: tuple[str, ...] = Field(("any",), description="kinds of input it can take")
     needs: tuple[str, ...] = Field((), description="what the model or data must have")
     drops: tuple[str, ...] = Field((), description="what a link takes from the model")
-    gives: tuple[str, ...] = Field((), description="what a transform or link adds")
+    gives: tuple[str, ...] = Field((), description="what a transform, link or learner adds")
     makes: str = Field("", description="problem of the data set that a source or transform makes, where it is another")
     coupled: bool = Field(False, description="an example's result depends on the rest of its batch")
     serves: bool = Field(False, description="a transform that new data must pass too")
@@ -451,6 +451,9 @@ class Learner(Edit):
     """
 
     slot: ClassVar[str] = "train/learner"
+    uses_objective: ClassVar[bool] = True
+    """Whether it trains on the recipe's objective; a recipe that names one for a learner with a loss of its own is
+    refused."""
 
     def fit(self, model: nn.Module, data: Data, ctx: Context) -> Record:
         """What `apply` needs to know of the data, decided once."""

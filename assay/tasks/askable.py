@@ -48,6 +48,7 @@ def faults(params: Any) -> Iterator[str]:
         methods = [(slot, getattr(train, slot)) for slot in TRAINS if getattr(train, slot) is not None]
         methods += [(f"{slot}.{i}", m) for slot in TRAINS_MANY for i, m in enumerate(getattr(train, slot))]
         yield from (f"{key}.{slot}: {why_not(m, name)}" for slot, m in methods if not fits(m, name))
+        yield from _learner_faults(key, train)
         if "graph" in train.optimizer.card.needs and train.around:
             optimizer = train.optimizer.method_name()
             yield f"{key}.around: {optimizer} differentiates its gradients; an around leaves none to differentiate"
@@ -57,6 +58,16 @@ def faults(params: Any) -> Iterator[str]:
         yield f"predict: {why_not(params.predict, name)}"
     if problem.samples and params.predict is None and (params.evaluate or params.attribute.saliency):
         yield f"predict: a {name} model's predictions are drawn by a method of this slot; name one"
+
+
+def _learner_faults(key: str, train: Any) -> Iterator[str]:
+    """What of a recipe its learner cannot use."""
+    learner = train.learner.method_name()
+    if train.objective is not None and not train.learner.uses_objective:
+        yield f"{key}.objective: {learner} has a loss of its own; leave `objective` out"
+    if "graph" in train.optimizer.card.needs and "graph" not in train.learner.card.gives:
+        optimizer = train.optimizer.method_name()
+        yield f"{key}.learner: {optimizer} differentiates its gradients once more; those of {learner} cannot be"
 
 
 def effective(params: Any) -> tuple[Any, list[tuple[str, str]]]:

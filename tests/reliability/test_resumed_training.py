@@ -38,6 +38,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "bf16": {"precision": "bf16"},
     "direct feedback alignment": {"learner": "direct_feedback_alignment"},
     "forward gradient": {"learner": {"name": "forward_gradient", "directions": 2}, "around": ["sam"]},
+    "forward-forward": {"learner": "forward_forward", "augment": ["mixup"]},
     "channels_last": {"model": {"name": "small_cnn", "width": 8}, "channels_last": True},
 }
 

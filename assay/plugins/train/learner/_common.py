@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
@@ -9,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from assay.plugins.contract import BadInput, Batch, Bound, Context, Data, Gradients, State, Terms, mean_loss
+from assay.plugins.contract import BadInput, Batch, Bound, Context, Data, DataSpec, Gradients, State, Terms, mean_loss
 
 
 class Innermost(Protocol):
@@ -124,6 +125,43 @@ def laid_out_like(gradient: Tensor, parameter: Tensor) -> Tensor:
     return torch.empty_like(parameter).copy_(gradient)
 
 
+def plain_step(state: State, batch: Batch) -> Tensor:
+    """Forward, backward, update; the mean loss, detached."""
+    optimizer = state.optimizers["main"]
+    optimizer.zero_grad(set_to_none=True)
+    with state.terms.autocast():
+        loss = mean_loss(state.terms.losses(state.model, batch))
+    loss.backward()
+    optimizer.step()
+    return loss.detach()
+
+
+def graph_step(state: State, batch: Batch) -> Tensor:
+    """The update of an optimizer that differentiates its gradients; the mean loss, detached."""
+    optimizer = state.optimizers["main"]
+
+    def closure() -> Tensor:
+        optimizer.zero_grad(set_to_none=True)
+        with state.terms.autocast():
+            loss = mean_loss(state.terms.losses(state.model, batch))
+        loss.backward(create_graph=True)
+        return loss
+
+    loss: Tensor = optimizer.step(closure)  # type: ignore[assignment, arg-type]
+    optimizer.zero_grad(set_to_none=True)  # gradients that hold a graph hold themselves
+    return loss.detach()
+
+
+def descend(state: State, batch: Batch) -> Tensor:
+    """One update down the gradient, as the optimizer and the arounds ask for it; the mean loss, detached."""
+    needs = state.terms.optimizer.card.needs
+    if not state.terms.around and not needs:
+        return plain_step(state, batch)
+    if not state.terms.around and "graph" in needs:
+        return graph_step(state, batch)
+    return update(state, batch, differentiate)
+
+
 # chains of layers
 
 
@@ -150,4 +188,24 @@ def weighted_layers(model: nn.Module, learner: str) -> list[list[str]]:
             parts[-1].append(name)
         else:
             before.append(name)
+    return parts
+
+
+def dense_chain(model: nn.Module, spec: DataSpec, learner: str) -> list[list[str]]:
+    """`weighted_layers` of a model whose `layers` is a chain of dense layers on the flattened example.
+
+    Raises BadInput where it is none.
+    """
+    parts = weighted_layers(model, learner)
+    weighted = [
+        m for m in model.get_submodule("layers").modules() if next(m.parameters(recurse=False), None) is not None
+    ]
+    units = math.prod(spec.shape)
+    dense = bool(weighted) and all(isinstance(m, nn.Linear) for m in weighted)
+    if not dense or weighted[0].in_features != units:
+        kinds = sorted({type(m).__name__ for m in weighted})
+        raise BadInput(
+            f"train.learner: {learner} trains chains of dense layers on the example's {units} values, as mlp with a "
+            f"hidden layer has it; here `layers` has {', '.join(kinds) or 'no weights'}"
+        )
     return parts

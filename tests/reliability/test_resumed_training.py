@@ -39,6 +39,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "direct feedback alignment": {"learner": "direct_feedback_alignment"},
     "forward gradient": {"learner": {"name": "forward_gradient", "directions": 2}, "around": ["sam"]},
     "forward-forward": {"learner": "forward_forward", "augment": ["mixup"]},
+    "grownet": {"learner": {"name": "grownet", "stages": 3}, "around": ["ema"]},
     "channels_last": {"model": {"name": "small_cnn", "width": 8}, "channels_last": True},
 }
 

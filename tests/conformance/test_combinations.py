@@ -20,7 +20,7 @@ from assay.tasks.status import needed, statuses
 
 COUNT = 40
 MODELS: list[Any] = [
-    {"name": "mlp", "hidden": [24]},
+    {"name": "mlp", "hidden": [24, 16]},
     {"name": "small_cnn", "width": 8},
     {"name": "resnet", "depth": 8},
     {"name": "vit", "patch": 4, "dim": 16, "depth": 1, "heads": 2},
@@ -34,10 +34,18 @@ LINKS = [
 
 
 def names(slot: str) -> list[str]:
-    """Every method of a slot that is installed with Assay and can classify."""
+    """Every method of a slot that is installed with Assay and can classify plain labelled images."""
     entries = [e for e in registry.index().entries.values() if e.slot == slot and e.dist == "assay"]
     cards = {e.id.rsplit("/", 1)[1]: registry.load(e.id).card for e in entries}
-    return [n for n, c in cards.items() if {"any", "classification"} & set(c.problems)]
+    return [n for n, c in cards.items() if {"any", "classification"} & set(c.problems) and "group" not in c.needs]
+
+
+def onion(optimizer: str, around: list[str]) -> list[str]:
+    """The arounds in an order that they allow: gradients apart innermost, and none where the optimizer
+    differentiates the gradients."""
+    if "graph" in registry.load(f"train/optimizer/{optimizer}").card.needs:
+        return []
+    return sorted(around, key=lambda name: name == "upgrad")
 
 
 def draw(seed: int) -> dict[str, Any]:
@@ -52,6 +60,7 @@ def draw(seed: int) -> dict[str, Any]:
         {"name": "transform/subset", "train": 96, "test": 40},
         *rng.sample(["transform/blockmnist", "transform/normalize", noise], rng.randint(0, 3)),
     ]
+    optimizer = rng.choice(names("train/optimizer"))
     return {
         "seed": seed,
         "device": "cpu",
@@ -65,8 +74,8 @@ def draw(seed: int) -> dict[str, Any]:
             "objective": rng.choice(names("train/objective")),
             "penalty": rng.sample(names("train/penalty"), rng.randint(0, 1)),
             "augment": rng.sample(names("train/augment"), rng.randint(0, 2)),
-            "around": rng.sample(names("train/around"), rng.randint(0, 2)),
-            "optimizer": rng.choice(names("train/optimizer")),
+            "around": onion(optimizer, rng.sample(names("train/around"), rng.randint(0, 2))),
+            "optimizer": optimizer,
             "schedule": rng.choice(names("train/schedule")),
             "precision": rng.choice(["fp32", "fp32", "bf16"]),
             "channels_last": rng.choice([False, True]),

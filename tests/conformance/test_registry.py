@@ -22,7 +22,7 @@ GOOD = '''
     class Fill(Saliency):
         """The same value everywhere."""
 
-        card = Card(title="A fill")
+        card = Card(title="A fill", modality=("image",))
         value: float = Field(1.0, ge=0, le=2, description="the value")
 
         def attribute(self, model: torch.nn.Module, batch: Batch, score: Scorer, ctx: Context) -> Attribution:

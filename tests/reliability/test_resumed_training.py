@@ -15,7 +15,7 @@ import torch
 from assay.plugins.contract import Data, DataSpec, Split
 from assay.tasks import training
 from assay.tasks.artifacts import save_data
-from assay.tasks.askable import effective
+from assay.tasks.askable import effective, problem_name
 from assay.tasks.cells import recipe_spec
 from assay.tasks.checkpoint import load_checkpoint, save_checkpoint
 from assay.tasks.job import Job, prepare_process
@@ -47,8 +47,21 @@ RECIPES: dict[str, dict[str, Any]] = {
     "sdat": {"penalty": ["gradient_reversal"], "around": ["sdat"]},
     "deep supervision": {"penalty": ["deep_supervision"], "model": {"name": "mlp", "hidden": [8, 8]}},
     "causirl": {"penalty": ["causirl"]},
+    "flow matching": {"model": {"name": "time_unet", "width": 8, "depth": 1}, "objective": "flow_matching"},
+    "ddpm": {"model": {"name": "time_mlp", "width": 8, "depth": 1}, "objective": "ddpm", "around": ["ema"]},
+    "wgan": {
+        "model": {"name": "gan", "width": 8, "depth": 1},
+        "learner": {"name": "wgan", "n_critic": 2},
+        "optimizer": {"name": "rmsprop", "lr": 0.001},
+        "around": ["ema"],
+    },
+    "diffusion_noise": {"augment": ["diffusion_noise"]},
     "channels_last": {"model": {"name": "small_cnn", "width": 8}, "channels_last": True},
 }
+
+
+DRAWS = ("time_unet", "time_mlp", "gan")
+"""Models of generation."""
 
 
 class Killed(Exception):
@@ -57,14 +70,16 @@ class Killed(Exception):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data set artifact of random images."""
+    """A data set artifact of random images; in `draws` the same to be drawn anew."""
     rng = np.random.default_rng(0)
     splits = {
         name: Split({"x": rng.random((n, 1, 8, 8), dtype=np.float32), "y": np.arange(n) % 4, "group": np.arange(n) % 2})
         for name, n in (("train", EXAMPLES), ("validation", 20), ("test", 20))
     }
     folder = tmp_path_factory.mktemp("data")
-    save_data(folder, Data(spec=DataSpec(shape=(1, 8, 8), classes=tuple("abcd")), splits=splits))
+    spec = DataSpec(shape=(1, 8, 8), classes=tuple("abcd"))
+    save_data(folder, Data(spec, splits))
+    save_data(folder / "draws", Data(spec.model_copy(update={"problem": "generation"}), splits))
     return folder
 
 
@@ -73,8 +88,9 @@ def recipe(changes: dict[str, Any]) -> dict[str, Any]:
     train = {"model": {"name": "mlp", "hidden": [8]}, "epochs": EPOCHS, "keep": [0, 1, 2, "last"], **changes}
     train.setdefault("optimizer", {"name": "adamw", "lr": 0.01})
     train["batches"] = {"name": "shuffled", "size": BATCH}
-    params: Params = validate({"prepare": ["source/digits"], "train": train, "compress": {}})
-    return recipe_spec(effective(params)[0].train)
+    prepare = ["source/digits", *(["transform/generation"] if train["model"]["name"] in DRAWS else [])]
+    params: Params = validate({"prepare": prepare, "train": train, "compress": {}})
+    return recipe_spec(effective(params)[0].train, problem_name(params.prepare))
 
 
 def train(folder: Path, data: Path, spec: dict[str, Any], stop_at: int | None = None) -> None:
@@ -86,6 +102,7 @@ def train(folder: Path, data: Path, spec: dict[str, Any], stop_at: int | None = 
 
     work, out = folder, folder / "artifact"
     out.mkdir(parents=True, exist_ok=True)
+    data = data / "draws" if spec["problem"]["id"] == "problems/generation" else data
     prepare_process(0, 1)
     torch.randn(random.Random(str(stop_at)).randrange(99))  # no process finds the global generator as another
     training.train(Job({"recipe": spec, "seed": 0}, {"data": data}, out, work, progress=progress))

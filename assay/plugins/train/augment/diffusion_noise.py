@@ -16,8 +16,8 @@ class DiffusionNoise(Augment):
     card = Card(
         title="Diffusion Models Beat GANs on Image Synthesis",
         paper="arxiv:2105.05233",
-        claim="A classifier trained so gives the classes of noised examples a higher likelihood than one trained on "
-        "clean ones.",
+        claim="Trained so, a classifier gives the classes of noised examples a higher likelihood than trained on clean "
+        "ones.",
         verdict="reproduced",
         modality=("image", "features"),
     )

@@ -84,7 +84,7 @@ class SmallLab:
             assert ask.start == "parent"
             model = copy.deepcopy(self.parent)
             steps(model, self.data, ask.changes["epochs"], 0, self.restore(model))
-            done.append(Trained(model, [{"epoch": 1}], lambda name, model=model: model, []))  # type: ignore[misc]
+            done.append(Trained(model, [{"epoch": 1}], lambda name, model=model: model, [], self.data))  # type: ignore[misc]
         return done
 
     def new_model(self, seed: int) -> nn.Module:

@@ -31,7 +31,7 @@ class FakeLab:
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter += 1.0
-        return [Trained(model, [{"epoch": 1, "loss": 0.5}], lambda name: model, []) for _ in asks]
+        return [Trained(model, [{"epoch": 1, "loss": 0.5}], lambda name: model, [], self.data) for _ in asks]
 
     def new_model(self, seed: int) -> nn.Module:
         raise NotImplementedError

@@ -66,6 +66,9 @@ def faults(params: Any) -> Iterator[str]:
         methods += [(f"{slot}.{i}", m) for slot in TRAINS_MANY for i, m in enumerate(getattr(train, slot))]
         own = learned(params, train)
         yield from (f"{key}.{slot}: {why_not(m, own)}" for slot, m in methods if not fits(m, own))
+        for i, around in enumerate(train.around[:-1]):
+            if "apart" in around.card.needs:
+                yield f"{key}.around.{i}: {around.method_name()} needs each example's gradient: put it last"
         if "graph" in train.optimizer.card.needs and train.around:
             optimizer = train.optimizer.method_name()
             yield f"{key}.around: {optimizer} differentiates its gradients; an around leaves none to differentiate"

@@ -41,11 +41,12 @@ def names(slot: str) -> list[str]:
 
 
 def onion(optimizer: str, around: list[str]) -> list[str]:
-    """The arounds in an order that they allow: gradients apart innermost, and none where the optimizer
-    differentiates the gradients."""
+    """The arounds in an order that they allow: at most one that needs gradients apart, innermost, and none where
+    the optimizer differentiates the gradients."""
     if "graph" in registry.load(f"train/optimizer/{optimizer}").card.needs:
         return []
-    return sorted(around, key=lambda name: name == "upgrad")
+    apart = [name for name in around if "apart" in registry.load(f"train/around/{name}").card.needs]
+    return [*(name for name in around if name not in apart), *apart[:1]]
 
 
 def draw(seed: int) -> dict[str, Any]:

@@ -261,6 +261,13 @@ def test_what_a_problem_does_not_allow_is_refused_or_left_out(tmp_path: Path, mo
     assert recipe["objective"]["id"] == "train/objective/mse"
 
 
+def test_an_around_that_needs_gradients_apart_must_be_the_last() -> None:
+    model = {"name": "mlp", "hidden": [8]}
+    p.validate(tree(train={"model": model, "around": ["clip", "upgrad"]}))
+    with pytest.raises(BadInput, match=r"train\.around\.0: upgrad needs each example's gradient: put it last"):
+        p.validate(tree(train={"model": model, "around": ["upgrad", "clip"]}))
+
+
 def test_evaluators_go_along_the_kept_checkpoints(tmp_path: Path) -> None:
     from assay.flows import api
     from assay.tasks.artifacts import load_result, not_auditable

@@ -126,6 +126,7 @@ class Prospect(Around):
         claim="At a constant learning rate it converges to the optimum of a spectral risk, where gradients "
         "weighted within the batch stall.",
         verdict="reproduced",
+        needs=("apart",),
     )
     spectrum: Spectrum = Field("superquantile", description="superquantile (CVaR), extremile or exponential (ESRM)")
     level: float = Field(0.5, ge=0, lt=1, description="superquantile: share of the smallest losses that do not count")

@@ -61,6 +61,7 @@ class UPGrad(Around):
         claim="With each example's loss as an objective, the training loss falls further in the same number of "
         "steps than with the mean gradient, each at its best learning rate.",
         verdict="reproduced",
+        needs=("apart",),
     )
     objectives: int = Field(0, ge=0, description="groups of a batch's examples, each an objective; 0: each example")
 

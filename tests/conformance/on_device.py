@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import elsewhere
 
 from assay.plugins import registry, testing
-from assay.plugins.contract import Attribution, Batch, Bound, Context, NotAuditable, Record, Subject
+from assay.plugins.contract import Attribution, BadInput, Batch, Bound, Context, NotAuditable, Record, Subject
 from assay.plugins.testing import given, links, loop
 from assay.plugins.testing.base import Case, Skipped, context, reseed, takes_lab
 from assay.plugins.testing.watch import stored_record
@@ -277,7 +277,7 @@ def ask(id: str, device: torch.device) -> str:
             try:
                 reseed(0)
                 expected = probe(case, Place(world, torch.device("cpu")))
-            except NotAuditable:
+            except (NotAuditable, BadInput):  # it asks for another network, with the reason
                 continue
             reseed(0)
             found = probe(case, Place(world, device))

@@ -72,7 +72,7 @@ def finish(cell: Cell, found: api.Session) -> None:
 
 def run(folder: Path, device: str) -> api.Session:
     """The run on one device, finished."""
-    session.resolve_device = lambda wanted: device
+    session.resolve_device = lambda wanted, elsewhere=None: device
     found = api.open_session(TREE, project=folder)
     api.materialise(found)
     for key in needed(found.plan, statuses(found.plan, found.store, {})):

@@ -275,7 +275,7 @@ def test_a_further_data_set_is_checked_before_training(quiet: Any, capsys: Any) 
     quiet.write()
     said = after_the_source(quiet, capsys)
     assert "datasets.other 1 transform/blockmnist" in said
-    assert "needs images" in said
+    assert "takes image; the data set's inputs are features" in said
 
 
 @pytest.fixture

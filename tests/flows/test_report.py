@@ -352,7 +352,7 @@ def test_agreement_becomes_a_colour_between_floor_and_ceiling(world: World) -> N
 
 def test_curves_find_their_axis_and_long_arrays_are_sorted() -> None:
     same = np.linspace(0, 1, 4)
-    found = arrays._curves(
+    found = arrays.curves_of(
         {"a": {"t": same, "y": np.array([0.1, 0.2, 0.3, 0.4])}, "b": {"t": same, "y": np.array([0.4, 0.2, 0.1, 0.0])}},
         {"a": "red", "b": "blue"},
     )

@@ -167,7 +167,8 @@ def test_show_gives_every_parameter_and_yaml_that_makes_the_method(id: str) -> N
     while "name" not in entry:
         entry = entry[0] if isinstance(entry, list) else next(iter(entry.values()))
     position = id.removesuffix("/" + entry["name"])
-    assert registry.make(position, entry) == registry.make(position, entry["name"])
+    if not any(field.is_required() for field in cls.model_fields.values()):
+        assert registry.make(position, entry) == registry.make(position, entry["name"])
     if "name" not in pasted:
         assert next(iter(pasted)) in Params.model_fields
 

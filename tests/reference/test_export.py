@@ -26,6 +26,7 @@ ARCHITECTURES = sorted(
     if id.startswith("train/model/")
     and {"any", "classification"} & set(registry.load(id).card.problems)
     and {"any", "image"} & set(registry.load(id).card.modality)
+    and not any(field.is_required() for field in registry.load(id).model_fields.values())
 )
 
 

@@ -23,7 +23,7 @@ def impose(model: nn.Module, record: Record) -> None:
     """Sets the pruned weights to zero, in place."""
     for name, mask in record.tensors.items():
         weight = model.get_parameter(name)
-        weight.mul_(mask.to(weight.device))
+        weight.masked_fill_(~mask.to(weight.device), 0.0)
 
 
 class RandomPrune(Link):

@@ -104,7 +104,7 @@ class Card(BaseModel):
 
     `needs` and `drops` are folded along a chain before anything runs: words such as `float` (weights
     that can be changed), `grad`, `conv`, `mask` (a ground-truth mask in the data), `runtime` (an
-    exported model), `train_data`, `peers`, `trajectory`.
+    exported model), `train_data`, `peers`, `trajectory`; of a recipe's methods `validation` (that split).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

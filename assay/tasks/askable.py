@@ -49,6 +49,11 @@ def faults(params: Any) -> Iterator[str]:
         methods += [(f"{slot}.{i}", m) for slot in TRAINS_MANY for i, m in enumerate(getattr(train, slot))]
         yield from (f"{key}.{slot}: {why_not(m, name)}" for slot, m in methods if not fits(m, name))
         yield from _learner_faults(key, train)
+        if not any("validation" in step.card.gives for step in params.prepare):
+            for slot, method in methods:
+                if "validation" in method.card.needs:
+                    short = method.method_name()
+                    yield f"{key}.{slot}: {short} needs a split `validation`; add transform/validation_split to prepare"
         if "graph" in train.optimizer.card.needs and train.around:
             optimizer = train.optimizer.method_name()
             yield f"{key}.around: {optimizer} differentiates its gradients; an around leaves none to differentiate"

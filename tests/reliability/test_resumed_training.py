@@ -40,6 +40,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "forward gradient": {"learner": {"name": "forward_gradient", "directions": 2}, "around": ["sam"]},
     "forward-forward": {"learner": "forward_forward", "augment": ["mixup"]},
     "grownet": {"learner": {"name": "grownet", "stages": 3}, "around": ["ema"]},
+    "implicit differentiation": {"learner": {"name": "implicit_diff", "every": 2, "terms": 2}},
     "channels_last": {"model": {"name": "small_cnn", "width": 8}, "channels_last": True},
 }
 

@@ -67,7 +67,7 @@ def recipe(changes: dict[str, Any]) -> dict[str, Any]:
     train = {"model": {"name": "mlp", "hidden": [8]}, "epochs": EPOCHS, "keep": [0, 1, 2, "last"], **changes}
     train.setdefault("optimizer", {"name": "adamw", "lr": 0.01})
     train["batches"] = {"name": "shuffled", "size": BATCH}
-    params: Params = validate({"prepare": ["source/digits"], "train": train, "compress": {}})
+    params: Params = validate({"prepare": ["source/digits", "transform/validation_split"], "train": train})
     return recipe_spec(effective(params)[0].train)
 
 

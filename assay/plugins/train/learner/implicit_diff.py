@@ -108,6 +108,7 @@ class ImplicitDiff(Learner):
         title="Optimizing Millions of Hyperparameters by Implicit Differentiation",
         paper="arxiv:1911.02590",
         claim="Weight decays tuned by implicit gradients lower the validation loss, many of them at once.",
+        verdict="reproduced",
         needs=("validation",),
         gives=("graph",),
     )

@@ -44,9 +44,9 @@ class Trained:
     def loss(self, split: str = "test") -> float:
         """The mean objective on a split."""
         batch = self.data.splits[split].batch(slice(None))
-        bound = self.state.terms.objective
+        objective = self.state.terms.objective.method
         with torch.no_grad():
-            return float(bound.method.loss(self.model.eval(), batch, bound.ctx).mean())
+            return float(objective.score(self.model.eval()(batch.x), batch).mean())
 
 
 @pytest.fixture(scope="session")

@@ -136,7 +136,7 @@ def study(
     _commands("study").study("study", name, given or [], None, params, set or [], force, json, server)
 
 
-@app.command(epilog="Example: assay search robot --space 'model=[{name: mlp}, {name: small_cnn}]'")
+@app.command(epilog="Example: assay search my_search --space 'model=[{name: mlp}, {name: small_cnn}]'")
 def search(
     name: Annotated[str, typer.Argument(help="A method of the slot `search`.")],
     space: Annotated[list[str] | None, typer.Option(help="Values of a path of the recipe: path=[a, b].")] = None,
@@ -147,7 +147,7 @@ def search(
     json: JsonOption = False,
     server: Annotated[bool, typer.Option("--server/--no-server", help="Run as a Prefect flow.")] = True,
 ) -> None:
-    """Look for the best recipe in a space of them; prints the `assay run` that takes it."""
+    """Look for the best recipe in a space of them; prints the `assay run` that takes it. Methods come by plugins."""
     _commands("study").study("search", name, given or [], space or [], params, set or [], force, json, server)
 
 

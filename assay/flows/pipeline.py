@@ -13,6 +13,7 @@ from assay.flows.executor import CellFailed, Executor
 from assay.flows.local import dependencies
 from assay.flows.server import ensure_server, in_use
 from assay.flows.session import Session
+from assay.plugins.values import AssayError
 from assay.tasks.cells import Cell
 
 THREADS = 16
@@ -28,6 +29,7 @@ def run_flow(session: Session, groups: Mapping[str, Sequence[Cell]], executor: E
     if session.plan.env.device != "cpu":
         gpu.ensure_limit(url, gpu.here())
         executor.limit_at = url
+    import httpx  # Prefect's own way to its server
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     pipeline = session.plan.id
@@ -39,6 +41,10 @@ def run_flow(session: Session, groups: Mapping[str, Sequence[Cell]], executor: E
             flow(pipeline=pipeline, names=list(groups))
     except CellFailed as failure:
         failures.append(failure)
+    except httpx.HTTPError as error:
+        executor.stop()
+        text = f"the Prefect server at {url} does not answer any more ({type(error).__name__})"
+        raise AssayError(f"{text}: what is computed is kept, the same command goes on from there") from error
     finally:
         del _current[pipeline]
     if failures:

@@ -13,7 +13,8 @@ from rich.console import Console
 
 from assay.flows.executor import Executor
 from assay.flows.progress import Screen
-from assay.flows.session import Session, check_hits, drop_forced, materialise, open_session
+from assay.flows.runners import open_executor
+from assay.flows.session import Session, check_hits, drop_forced, exchange, materialise, open_session
 from assay.plugins.values import Result
 from assay.tasks.artifacts import load_result, read_json
 from assay.tasks.cells import Cell
@@ -58,14 +59,13 @@ def run_study(
     session = open_session(params, overrides, Path(project) if project else None, command)
     console = console or Console(stderr=True)
     with contextlib.ExitStack() as stack:
-        executor = stack.enter_context(
-            Executor(session.store, session.downloads, session.workers, session.params.threads, session.command)
-        )
+        executor = stack.enter_context(open_executor(session, None, "local", console))
         materialise(session)
         cell = session.plan.add_study(kind, method, space)
         session.plan = session.plan.only(cell)
         status = check_hits(session, [cell.key] if force else [])
         drop_forced(session, status)
+        status = exchange(session, status, None)
         groups = session.plan.groups(needed(session.plan, status))
         executor.watcher = screen = Screen(sum(map(len, groups.values())), session.store, console, quiet)
         with screen:

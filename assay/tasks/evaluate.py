@@ -23,6 +23,9 @@ def evaluate(job: Job) -> None:
     subject = make_subject(job.inputs, job.device, inference=inference, loss=loss_by(job.method("objective")))
 
     reason = unfit(method, subject.spec.modality)
+    if not inference.plain and "grad" in method.card.needs:
+        # It would differentiate the network alone, and call that the prediction's.
+        reason = f"it needs the gradient of predictions, which come from {inference.method.method_name()}"
     if reason:
         save_not_auditable(job.out, reason)
         return
@@ -33,8 +36,8 @@ def evaluate(job: Job) -> None:
 
     try:
         save_result(job.out, ask(subject) if method.over == "model" else along(subject, inference, ask))
-    except NotAuditable as reason:
-        save_not_auditable(job.out, str(reason))
+    except NotAuditable as error:
+        save_not_auditable(job.out, str(error))
 
 
 def along(subject: Subject, inference: Inference, ask: Callable[[Subject], Result]) -> Result:

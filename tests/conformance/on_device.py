@@ -190,6 +190,16 @@ def training(place: Place, around: Sequence[Bound], ctx: Context, init: Callable
     return init(place.model().train(), terms, place.world.data, ctx)
 
 
+def learned(case: Case, place: Place, ctx: Context) -> Any:
+    """A state of a learner on the device, of the network that it makes of the world's."""
+    terms = loop.make_terms(place.world, [], penalties=False)
+    terms.objective.ctx.device = place.device
+    fresh = place.world.fresh(5)
+    record = case.method.fit(fresh, place.world.data, place.context(3))
+    network = case.method.apply(fresh, record).to(place.device)
+    return case.method.init(network.train(), terms, place.world.data, ctx)
+
+
 def around(case: Case, place: Place) -> Any:
     from assay.plugins.train.learner.backprop import Backprop
 
@@ -204,7 +214,7 @@ def around(case: Case, place: Place) -> Any:
 def learner(case: Case, place: Place) -> Any:
     ctx = place.context(2)
     reseed(0)
-    state = training(place, [], ctx, case.method.init)
+    state = learned(case, place, ctx)
     for _ in range(2):
         logs = case.method.step(state, place.batch(), ctx)
     model = case.method.finish(state)

@@ -104,7 +104,9 @@ class Card(BaseModel):
 
     `needs` and `drops` are folded along a chain before anything runs: words such as `float` (weights
     that can be changed), `grad`, `conv`, `mask` (a ground-truth mask in the data), `runtime` (an
-    exported model), `train_data`, `peers`, `trajectory`, `group` (domains), `apart` (each example's gradient).
+    exported model), `train_data`, `peers`, `trajectory`, `group` (domains). What a recipe's methods need
+    its data must give: `validation` (that split); and what optimizers and arounds need its learner:
+    `closure`, `graph` (see `Optimizer`), `apart` (each example's gradient).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -120,7 +122,7 @@ class Card(BaseModel):
     modality: tuple[str, ...] = Field(("any",), description="kinds of input it can take")
     needs: tuple[str, ...] = Field((), description="what the model or data must have")
     drops: tuple[str, ...] = Field((), description="what a link takes from the model")
-    gives: tuple[str, ...] = Field((), description="what a transform or link adds")
+    gives: tuple[str, ...] = Field((), description="what a source, transform, link or learner adds")
     makes: str = Field("", description="problem of the data set that a source or transform makes, where it is another")
     coupled: bool = Field(False, description="an example's result depends on the rest of its batch")
     serves: bool = Field(False, description="a transform that new data must pass too")
@@ -316,8 +318,9 @@ class Penalty(Method):
 class Optimizer(Method):
     """An update rule.
 
-    Where the card needs `closure`, learners call `step(closure)` with a function that makes new gradients
-    and returns the loss; where it needs `graph`, these gradients can be differentiated once more.
+    Where the card needs `closure`, the learner calls `step(closure)` with a function that makes new gradients
+    and returns the loss; where it needs `graph`, these gradients can be differentiated once more. Learners
+    whose cards do not give these words are refused with it.
     """
 
     slot: ClassVar[str] = "train/optimizer"
@@ -455,6 +458,11 @@ class Learner(Edit):
     """
 
     slot: ClassVar[str] = "train/learner"
+    refuses: ClassVar[tuple[str, ...]] = ()
+    """The recipe's slots that it has no place for, as `objective` or `around`: a recipe that fills one with
+    other than the default is refused when planning."""
+    continues: ClassVar[bool] = True
+    """Whether it can train a given model on; trainings that start from a model are refused where not."""
 
     def fit(self, model: nn.Module, data: Data, ctx: Context) -> Record:
         """What `apply` needs to know of the data, decided once."""

@@ -123,6 +123,8 @@ class Card(BaseModel):
     needs: tuple[str, ...] = Field((), description="what the model or data must have")
     drops: tuple[str, ...] = Field((), description="what a link takes from the model")
     gives: tuple[str, ...] = Field((), description="what a source, transform, link or learner adds")
+    refuses: tuple[str, ...] = Field((), description="slots of the recipe that a learner has no place for")
+    anew: bool = Field(False, description="a learner with a start of its own: it cannot train a given model on")
     makes: str = Field("", description="problem of the data set that a source or transform makes, where it is another")
     coupled: bool = Field(False, description="an example's result depends on the rest of its batch")
     serves: bool = Field(False, description="a transform that new data must pass too")
@@ -455,14 +457,13 @@ class Learner(Edit):
     A learner whose network is not the recipe's model as it stands (a forward-only inference, an ensemble
     that grows) is an edit too: it overrides `apply`, which the frame calls last before training, and again
     whenever the model artifact is loaded.
+
+    What it cannot honour its card says, and such recipes are refused when planning: slots that it `refuses`
+    and that hold other than the default; optimizers and arounds that need words that it does not give;
+    and, where it starts `anew`, trainings from a given model.
     """
 
     slot: ClassVar[str] = "train/learner"
-    refuses: ClassVar[tuple[str, ...]] = ()
-    """The recipe's slots that it has no place for, as `objective` or `around`: a recipe that fills one with
-    other than the default is refused when planning."""
-    continues: ClassVar[bool] = True
-    """Whether it can train a given model on; trainings that start from a model are refused where not."""
 
     def fit(self, model: nn.Module, data: Data, ctx: Context) -> Record:
         """What `apply` needs to know of the data, decided once."""

@@ -85,7 +85,7 @@ def faults(params: Any) -> Iterator[str]:
             yield f"{key}.around: {optimizer} differentiates its gradients; an around leaves none to differentiate"
     for variant, links in params.compress.items():
         yield from (f"compress.{variant}.{i}: {why_not(m, name)}" for i, m in enumerate(links) if not fits(m, name))
-    if not params.train.learner.continues:
+    if params.train.learner.card.anew:
         yield from _continuations(params)
     if params.predict is not None and not fits(params.predict, name):
         yield f"predict: {why_not(params.predict, name)}"

@@ -275,7 +275,7 @@ def learner_faults(learner: Any, asked: Mapping[str, Sequence[Any]]) -> Iterator
     name = learner.method_name()
     for slot, method in [(slot, method) for slot, methods in asked.items() for method in methods]:
         short = method.method_name()
-        if slot in learner.refuses:
+        if slot in learner.card.refuses:
             yield slot, f"{name} has no place for {short}; leave `{slot}` out"
             continue
         lacking = [word for word in NEEDS_OF_LEARNER if word in method.card.needs and word not in learner.card.gives]
@@ -289,7 +289,7 @@ def _check_asked(label: str, recipe: Mapping[str, Any]) -> None:
     place for among the methods that every recipe has does not count: they may be there by default."""
     learner = method_of(recipe["learner"])
     asked = {slot: [method_of(m) for m in recipe[slot]] for slot in ("edit", "augment", "penalty", "around")}
-    if "optimizer" not in learner.refuses:
+    if "optimizer" not in learner.card.refuses:
         asked["optimizer"] = [method_of(recipe["optimizer"])]
     for slot, why in learner_faults(learner, asked):
         raise BadInput(f"{label}: train.{slot}: {why}")
@@ -307,7 +307,7 @@ def training_cell(
 ) -> Cell:
     """The cell of one training. Raises BadInput where it starts from a model and its learner cannot."""
     learner = method_of(recipe["learner"])
-    if start is not None and not learner.continues:
+    if start is not None and learner.card.anew:
         name = learner.method_name()
         raise BadInput(f"{label}: {name} trains from a start of its own and cannot continue from given weights")
     inputs = {"data": data, **({"start": start} if start else {})}

@@ -21,7 +21,7 @@ from assay.tasks.scaffold import base_of, functions
 
 OWN = "assay"
 INDEX = "README.md"
-LISTS = ("problems", "modality", "needs", "drops", "gives")
+LISTS = ("problems", "modality", "needs", "drops", "gives", "refuses")
 SITES = {"arxiv:": "https://arxiv.org/abs/", "doi:": "https://doi.org/"}
 MADE = "<!-- Made by `make docs` from the methods' cards. Edit the methods, not this page. -->"
 
@@ -133,6 +133,8 @@ def fact_lines(method: Mapping[str, Any], card: Mapping[str, Any], up: str) -> I
     for name in LISTS:
         if card[name] and card[name] != ["any"]:
             yield f"- {name}: {', '.join(card[name])}"
+    if card["anew"]:
+        yield "- it starts anew: it cannot train a given model on"
     if card["coupled"]:
         yield "- an example's result depends on the rest of its batch"
     if card["serves"]:

@@ -56,7 +56,7 @@ def with_validation(world: World) -> Data:
 
 def learner_state(case: Case, world: World, make: Callable[[], nn.Module]) -> tuple[State, Context]:
     """A training with a penalty and an around that have state of their own, where the learner has a place for them."""
-    refuses = case.cls.refuses
+    refuses = case.cls.card.refuses
     around = [] if "around" in refuses else [Bound(TinyAround(), plain_context(world, 12), "around.0")]
     ctx: Context = plain_context(world, 2)
     data, model = with_validation(world), make()

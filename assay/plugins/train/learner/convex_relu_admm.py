@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -123,17 +122,9 @@ class ConvexReLUADMM(Learner):
         verdict="reproduced",
         problems=("regression",),
         coupled=True,
+        refuses=("edit", "augment", "objective", "penalty", "around", "optimizer", "schedule"),
+        anew=True,
     )
-    refuses: ClassVar[tuple[str, ...]] = (
-        "edit",
-        "augment",
-        "objective",
-        "penalty",
-        "around",
-        "optimizer",
-        "schedule",
-    )
-    continues: ClassVar[bool] = False
     gates: int = Field(32, ge=1, le=100_000, examples=[4], description="gate patterns to sample")
     beta: float = Field(0.01, gt=0, description="weight of the regularisation, against squared errors that are summed")
     rho: float = Field(1.0, gt=0, description="ADMM's penalty: how fast copies and constraints come to hold")

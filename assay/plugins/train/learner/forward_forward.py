@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -147,8 +147,8 @@ class ForwardForward(Learner):
         verdict="reproduced",
         problems=("classification",),
         gives=("closure", "graph", "apart"),
+        refuses=("objective",),
     )
-    refuses: ClassVar[tuple[str, ...]] = ("objective",)
     collaborate: bool = Field(True, description="add the other layers' goodness; without it Hinton's algorithm")
     threshold: float = Field(10.0, ge=0, le=1e6, description="the goodness at which a layer is undecided")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -70,8 +70,8 @@ class MetaInitINR(Learner):
         "standard ones or from the fit of the mean signal.",
         verdict="reproduced",
         problems=("field",),
+        refuses=("penalty", "around"),
     )
-    refuses: ClassVar[tuple[str, ...]] = ("penalty", "around")
     algorithm: Literal["maml", "reptile"] = Field("maml", description="how the weights are learned")
     steps: int = Field(2, ge=1, le=1000, description="inner gradient steps on a signal")
     inner_lr: float = Field(1e-2, gt=0, description="learning rate of the inner steps")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -32,8 +31,8 @@ class WGAN(Learner):
         verdict="reproduced",
         problems=("generation",),
         gives=("apart",),
+        refuses=("objective",),
     )
-    refuses: ClassVar[tuple[str, ...]] = ("objective",)
     n_critic: int = Field(5, ge=1, le=1000, examples=[2], description="steps of the critic for one of the generator")
     clip: float = Field(0.01, gt=0, description="the critic's weights stay within this of zero")
 

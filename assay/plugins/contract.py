@@ -106,7 +106,8 @@ class Card(BaseModel):
     that can be changed), `grad`, `conv`, `mask` (a ground-truth mask in the data), `runtime` (an
     exported model), `train_data`, `peers`, `trajectory`, `group` (domains). What a recipe's methods need
     its data must give: `validation` (that split); and what optimizers and arounds need its learner:
-    `closure`, `graph` (see `Optimizer`), `apart` (each example's gradient).
+    `closure`, `graph` (see `Optimizer`), `apart` (each example's gradient); terms that say what they
+    read need `activations`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -459,8 +460,8 @@ class Learner(Edit):
     whenever the model artifact is loaded.
 
     What it cannot honour its card says, and such recipes are refused when planning: slots that it `refuses`
-    and that hold other than the default; optimizers and arounds that need words that it does not give;
-    and, where it starts `anew`, trainings from a given model.
+    and that hold other than the default; methods that need words that it does not give; and, where it
+    starts `anew`, trainings from a given model.
     """
 
     slot: ClassVar[str] = "train/learner"

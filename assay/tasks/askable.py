@@ -94,13 +94,14 @@ def faults(params: Any) -> Iterator[str]:
 
 
 def _asked_for(train: Any, problem: str) -> dict[str, Sequence[Any]]:
-    """A recipe's methods by slot, without those that stand there by default."""
-    defaults = {slot: type(train).model_fields[slot].default for slot in ("optimizer", "schedule")}
-    defaults["objective"] = registry.make("problems", problem).objective
+    """A recipe's methods by slot, without what stands by default where the learner has no place for it."""
+    names = {slot: type(train).model_fields[slot].default for slot in ("optimizer", "schedule")}
+    names["objective"] = registry.make("problems", problem).objective
     asked: dict[str, Sequence[Any]] = {slot: getattr(train, slot) for slot in TRAINS_MANY}
-    for slot, default in defaults.items():
-        method = getattr(train, slot)
-        asked[slot] = [] if method in (None, registry.make(f"train/{slot}", default)) else [method]
+    for slot, name in names.items():
+        default = registry.make(f"train/{slot}", name)
+        method = getattr(train, slot) or default
+        asked[slot] = [] if method == default and slot in train.learner.card.refuses else [method]
     return asked
 
 

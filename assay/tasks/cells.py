@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from assay.plugins import registry
-from assay.plugins.values import Ask, BadInput
+from assay.plugins.contract import Ask, BadInput, Objective, Penalty
 from assay.tasks import closure as code_closure
 
 
@@ -266,8 +266,9 @@ NEEDS_OF_LEARNER = {
     "closure": "asks for gradients itself",
     "graph": "differentiates its gradients once more",
     "apart": "needs each example's gradient",
+    "activations": "reads the activations of layers",
 }
-"""What optimizers and arounds may need of the learner: the words in their cards, and what they say."""
+"""What a recipe's methods may need of the learner: the words in their cards, and what they say."""
 
 
 def learner_faults(learner: Any, asked: Mapping[str, Sequence[Any]]) -> Iterator[tuple[str, str]]:
@@ -278,10 +279,16 @@ def learner_faults(learner: Any, asked: Mapping[str, Sequence[Any]]) -> Iterator
         if slot in learner.card.refuses:
             yield slot, f"{name} has no place for {short}; leave `{slot}` out"
             continue
-        lacking = [word for word in NEEDS_OF_LEARNER if word in method.card.needs and word not in learner.card.gives]
+        wanted = {*method.card.needs, *(("activations",) if _reads(method) else ())}
+        lacking = [word for word in NEEDS_OF_LEARNER if word in wanted and word not in learner.card.gives]
         if lacking:
             needs = " and ".join(NEEDS_OF_LEARNER[word] for word in lacking)
             yield slot, f"{short} {needs}, and {name} cannot give that; take another {slot} or learner"
+
+
+def _reads(method: Any) -> bool:
+    """Whether a term of the loss says that it reads activations."""
+    return isinstance(method, Objective | Penalty) and type(method).reads not in (Objective.reads, Penalty.reads)
 
 
 def _check_asked(label: str, recipe: Mapping[str, Any]) -> None:
@@ -289,8 +296,8 @@ def _check_asked(label: str, recipe: Mapping[str, Any]) -> None:
     place for among the methods that every recipe has does not count: they may be there by default."""
     learner = method_of(recipe["learner"])
     asked = {slot: [method_of(m) for m in recipe[slot]] for slot in ("edit", "augment", "penalty", "around")}
-    if "optimizer" not in learner.card.refuses:
-        asked["optimizer"] = [method_of(recipe["optimizer"])]
+    single = [slot for slot in ("objective", "optimizer", "schedule") if slot not in learner.card.refuses]
+    asked.update({slot: [method_of(recipe[slot])] for slot in single})
     for slot, why in learner_faults(learner, asked):
         raise BadInput(f"{label}: train.{slot}: {why}")
 

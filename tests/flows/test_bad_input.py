@@ -80,6 +80,16 @@ CASES: list[tuple[str, dict[str, Any], list[str]]] = [
         ["train.around", "upgrad needs each example's gradient", "grownet cannot give that"],
     ),
     (
+        "a penalty on layers that a learner cuts apart",
+        {"train.learner": "direct_feedback_alignment", "train.penalty": ["deep_supervision"]},
+        ["train.penalty", "deep_supervision reads the activations of layers", "direct_feedback_alignment cannot"],
+    ),
+    (
+        "a problem's own objective that a learner cannot honour",
+        {"prepare": ["source/boxes"], "train.learner": "direct_feedback_alignment", "evaluate": []},
+        ["train.objective", "grid_detection reads the activations of layers"],
+    ),
+    (
         "an around that a learner does not ask",
         {**CONVEX, "train.around": ["ema"], "compress": {}},
         ["train.around", "convex_relu_admm has no place for ema", "leave `around` out"],

@@ -67,7 +67,8 @@ def feedback_gradients(
     Within a layer the derivative is its own: of an affine map and its activation f it is
     x^T ((e B_l) * f'(a_l)).
     """
-    signals = [(error.flatten(1) @ feedback[name]).reshape(h.shape) for name, h in hidden.items()]
+    rows = error.flatten(1).float()  # mixed precision may have halved it
+    signals = [(rows @ feedback[name]).reshape(h.shape).to(h.dtype) for name, h in hidden.items()]
     return list(torch.autograd.grad(list(hidden.values()), parameters, signals, allow_unused=True))
 
 

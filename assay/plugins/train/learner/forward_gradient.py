@@ -79,7 +79,7 @@ class ForwardGradient(Learner):
         paper="arxiv:2202.08587",
         claim="Gradient descent on forward gradients minimises the loss without a backward pass.",
         verdict="reproduced",
-        gives=("closure", "apart"),
+        gives=("closure", "apart", "activations"),
     )
     directions: int = Field(1, ge=1, le=10_000, description="random directions at a step, whose estimates are averaged")
 

@@ -110,7 +110,7 @@ class ImplicitDiff(Learner):
         claim="Weight decays tuned by implicit gradients lower the validation loss, many of them at once.",
         verdict="reproduced",
         needs=("validation",),
-        gives=("closure", "graph"),
+        gives=("closure", "graph", "activations"),
     )
     per: Literal["tensor", "weight"] = Field("tensor", description="what has a decay of its own")
     start: float = Field(1e-4, gt=0, le=1e3, description="each decay before training")

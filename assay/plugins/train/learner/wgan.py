@@ -30,7 +30,7 @@ class WGAN(Learner):
         "samples improve.",
         verdict="reproduced",
         problems=("generation",),
-        gives=("apart",),
+        gives=("apart", "activations"),
         refuses=("objective",),
     )
     n_critic: int = Field(5, ge=1, le=1000, examples=[2], description="steps of the critic for one of the generator")

@@ -70,14 +70,19 @@ def update(state: State, batch: Batch, innermost: Innermost, optimizer: str = "m
     return loss
 
 
+def one_an_example(losses: Tensor) -> None:
+    """Raises BadInput where losses whose gradients are asked for apart are one number for the batch."""
+    if not losses.ndim:
+        raise BadInput("train.around: gradients of single examples were asked for, and the losses are one number")
+
+
 def differentiate(state: State, batch: Batch, weights: Tensor | None, apart: bool = False) -> Gradients:
     """Losses of the batch and the gradient of their (weighted) mean, one a trainable parameter; or, `apart`,
     of each (weighted) loss, a row an example."""
     with state.terms.autocast():
         losses = state.terms.losses(state.model, batch)
     if apart:
-        if not losses.ndim:
-            raise BadInput("train.around: gradients of single examples were asked for, and the losses are one number")
+        one_an_example(losses)
         each = losses if weights is None else losses * weights
         rows = torch.autograd.grad(
             each, state.parameters(), torch.eye(len(each)).to(each), allow_unused=True, is_grads_batched=True

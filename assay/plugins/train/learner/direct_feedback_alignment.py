@@ -67,8 +67,9 @@ def feedback_gradients(
     Within a layer the derivative is its own: of an affine map and its activation f it is
     x^T ((e B_l) * f'(a_l)).
     """
-    rows = error.flatten(1).float()  # mixed precision may have halved it
-    signals = [(rows @ feedback[name]).reshape(h.shape).to(h.dtype) for name, h in hidden.items()]
+    rows = error.flatten(1)  # of half precision, as may be the layers' outputs, where the passes are in mixed one
+    sent = {name: rows.to(feedback[name].dtype) @ feedback[name] for name in hidden}
+    signals = [sent[name].reshape(h.shape).to(h.dtype) for name, h in hidden.items()]
     return list(torch.autograd.grad(list(hidden.values()), parameters, signals, allow_unused=True))
 
 

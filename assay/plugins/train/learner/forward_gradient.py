@@ -10,7 +10,7 @@ from torch.autograd import forward_ad
 from torch.func import functional_call
 
 from assay.plugins.contract import BadInput, Batch, Card, Context, Data, Field, Gradients, Learner, State, Terms
-from assay.plugins.train.learner._common import first_state, update
+from assay.plugins.train.learner._common import first_state, one_an_example, update
 
 
 class Losses(nn.Module):
@@ -56,6 +56,8 @@ def differentiate(
     for _ in range(directions):
         drawn = [torch.randn(p.shape, generator=ctx.rng).to(p) for p in parameters]
         values, slopes = directional(losses, batch, dict(zip(parameters, drawn, strict=True)))
+        if apart:
+            one_an_example(slopes)
         if weights is not None and slopes.ndim:
             slopes = slopes * weights
         if not apart:

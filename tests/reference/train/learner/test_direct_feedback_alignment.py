@@ -74,6 +74,22 @@ def test_two_steps_by_hand(begin) -> None:
         assert np.allclose(parameter.detach().numpy(), expected, atol=1e-12)
 
 
+def test_mixed_precision_takes_nearly_the_same_step(begin) -> None:
+    data, moved = classes(), []
+    batch = data.train.batch(slice(0, 5))
+    for half in (False, True):
+        training = begin(DirectFeedbackAlignment(), chain((4, 6, 5), 3), data, CrossEntropy(), lr=LR)
+        if half:
+            training.state.terms.autocast = lambda: torch.autocast("cpu", dtype=torch.bfloat16)
+        old = [p.detach().clone() for p in training.state.model.parameters()]
+        training.step(batch.replace(x=batch.x.float()))
+        moved.append(
+            torch.cat([(a - b).flatten() for a, b in zip(training.state.model.parameters(), old, strict=True)])
+        )
+    assert moved[1].dtype == torch.float32
+    assert 0 < float((moved[1] - moved[0]).norm()) < 0.03 * float(moved[0].norm())
+
+
 def test_feedback_is_uniform_within_its_bound_and_drawn_from_the_seed(begin) -> None:
     data = classes()
     wide = [begin(DirectFeedbackAlignment(scale=2.0), chain((4, 900), 3), data, seed=s) for s in (0, 0, 1)]

@@ -97,6 +97,23 @@ def test_rows_of_examples_weigh_up_to_the_batchs(begin, small) -> None:
         assert not rows[1].any()
 
 
+class Whole(Objective):
+    """The batch's mean loss: one number."""
+
+    card = Card(title="test")
+
+    def score(self, output: Tensor, batch: Batch) -> Tensor:
+        return (output - batch.y).square().mean()
+
+
+def test_one_number_for_a_batch_has_no_rows(begin, small) -> None:
+    state = begin(ForwardGradient(), linear(), small, objective=Whole()).state
+    batch, ctx = small.train.batch(slice(0, 3)), Context(rng=torch.Generator(), spec=small.spec)
+    assert all(g is not None for g in differentiate(state, batch, None, False, ctx, 1).grads)
+    with pytest.raises(BadInput, match="gradients of single examples were asked for, and the losses are one number"):
+        differentiate(state, batch, None, True, ctx, 1)
+
+
 class OnlyBackward(torch.autograd.Function):
     """The square, without a forward-mode derivative."""
 

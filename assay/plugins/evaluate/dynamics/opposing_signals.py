@@ -106,9 +106,9 @@ class OpposingSignals(Evaluator):
     the group whose loss it lowers most, how their gradients lie to each other, and how sharp the loss is.
 
     Gradient descent at rate lr is stable while the sharpness, the largest eigenvalue of the Hessian of the mean
-    training loss, is below 2 / lr. The groups of a step have opposing gradients at its start to first order, whatever
-    the data are; so the pair of groups of one step, the one that raises the mean loss most, is followed through all
-    others. Keep consecutive epochs (`train.keep`): with all examples in one batch an epoch is one step.
+    training loss, is below 2 / lr. Groups that are chosen by what a step does to them tend to point apart in that very
+    step, whatever the data are; so the pair of groups of one step, the one that raises the mean loss most, is followed
+    through all others. Keep consecutive epochs (`train.keep`): with all examples in one batch an epoch is a step.
 
     Arrays by kept checkpoint: `epoch`, `loss` (the mean), `sharpness`, and of the pair the `cosine` of its gradients,
     `feature_norm`, and `group_loss` beside that of all others (named by `group`); of the step that leads to a

@@ -100,7 +100,9 @@ class Train(_Tree):
     optimizer: at("train/optimizer") = Field("adamw", validate_default=True)  # type: ignore[valid-type]
     schedule: at("train/schedule") = Field("constant", validate_default=True)  # type: ignore[valid-type]
     epochs: Int = Field(3, ge=0, le=100_000)
-    keep: list[Epoch | Literal["last"]] = Field(["last"], description="epochs whose weights are kept")
+    keep: list[Epoch | Literal["all", "last"]] = Field(
+        ["last"], description="epochs whose weights are kept; 0 is before the first, all is each"
+    )
     seed: Int | None = Field(None, ge=0, lt=2**31)
     precision: Literal["fp32", "bf16"] = "fp32"
     compile: Bool = False

@@ -319,7 +319,7 @@ class Training:
     def keep(self, epoch: int) -> None:
         """Keeps this epoch's weights where the recipe asks for them."""
         wanted = self.job.spec["recipe"]["keep"]
-        if epoch in wanted or ("last" in wanted and epoch == self.epochs):
+        if epoch in wanted or "all" in wanted or ("last" in wanted and epoch == self.epochs):
             folder = self.job.out / "checkpoints"
             folder.mkdir(parents=True, exist_ok=True)
             with self.deployed() as model:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -78,7 +79,7 @@ def study(
     if kind == "study":
         console.print(f"[bold]{found.answer}[/]", highlight=False)
     else:
-        sets = " ".join(f"--set 'train.{path}={value}'" for path, value in found.answer.items())
+        sets = " ".join(f"--set {shlex.quote(text)}" for text in found.sets)
         console.print(f"best: assay run {sets}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"page: {found.page}", highlight=False, soft_wrap=True)
 

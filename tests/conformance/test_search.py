@@ -6,12 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 from assay.flows import cli
-from assay.flows.study import run_study
+from assay.flows.session import open_session
+from assay.flows.study import check_space, run_study
 from assay.plugins import registry
+from assay.plugins.contract import BadInput
 
 SEARCH = '''
     """Every value of one path, by the training loss that it ends with."""
@@ -65,13 +68,79 @@ def test_a_search_finds_the_better_value_and_keeps_its_trainings(each: Any, tmp_
     assert run_study("search", each, TREE, **{**more, "space": {"optimizer.lr": [*RATES, 0.02]}}).computed == 2
 
 
+def command(capsys: Any, *arguments: str) -> tuple[int, str]:
+    """A command's exit code and what it said."""
+    with pytest.raises(SystemExit) as stop:
+        cli.main(list(arguments))
+    return int(stop.value.code or 0), capsys.readouterr().err
+
+
 def test_the_command_prints_the_run_that_takes_it(
     each: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("params.yaml").write_text(yaml.safe_dump(TREE), encoding="utf-8")
     space = f"train.optimizer.lr={json.dumps(RATES)}"
-    with pytest.raises(SystemExit) as stop:
-        cli.main(["search", "each", "--space", space, "--no-server"])
-    assert not stop.value.code
-    assert "best: assay run --set 'train.optimizer.lr=0.01'" in capsys.readouterr().err
+    code, said = command(capsys, "search", "each", "--space", space, "--no-server")
+    assert code == 0
+    best = "--set train.optimizer.name=adamw --set train.optimizer.lr=0.01"
+    assert f"best: assay run {best}" in said
+    code, said = command(capsys, "plan", *best.split())
+    assert code == 0, said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--space", "optimizer.lrr=[0.1]"), ["--space optimizer.lrr", "did you mean 'lr'"]),
+        (("--space", "optimizer.lr=[0.1, -1]"), ["--space optimizer.lr", "-1", "greater than 0"]),
+        (("--space", "epochs=[x]"), ["--space epochs", "'x'"]),
+        (("--space", "seed=[1, 2]"), ["a training has no 'seed'"]),
+        (("--space", "epochs=[1]", "--with", "metrics=[proxy/snap]"), ["search robot", "no method 'proxy/snap'"]),
+    ],
+)
+def test_what_is_wrong_with_a_space_ends_it_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, arguments: tuple[str, ...], words: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text(yaml.safe_dump(TREE), encoding="utf-8")
+    code, said = command(capsys, "search", "robot", *arguments, "--no-server")
+    assert code == 2, said
+    assert "Traceback" not in said
+    assert all(word in said for word in words), said
+
+
+def test_a_value_inside_another_paths_value_must_fit_one_of_those(tmp_path: Path) -> None:
+    session = open_session(TREE, project=tmp_path)
+    models = ["mlp", {"name": "small_cnn"}]
+    check_space(session, {"model": models, "model.width": [8, 16]})
+    with pytest.raises(BadInput, match=r"--space model.width: .*width"):
+        check_space(session, {"model": models, "model.width": [8, 3]})
+
+
+def test_a_search_trains_what_ranks_high_and_tells_what_failed(tmp_path: Path) -> None:
+    method = registry.make("search", {"name": "robot", "metrics": ["proxy/snip", "proxy/synflow"], "queries": 3})
+    more = {"space": {"optimizer.lr": [0.01, 1e30], "model.hidden": [[4], [8]]}, "project": tmp_path, "prefect": False}
+    found = run_study("search", method, TREE, **more)
+    table = found.result.arrays
+    failed = [lr for lr, why in zip(table["optimizer.lr"], table["failure"], strict=True) if why]
+    assert "1e+30" in failed
+    assert set(failed) == {"1e+30"}
+    assert any("loss is" in why for why in table["failure"])
+    assert found.answer["optimizer.lr"] == 0.01
+    assert np.isnan(table["validation_error"][table["failure"] != ""]).all()
+    assert "loss is" in found.page.read_text(encoding="utf-8")
+    assert run_study("search", method, TREE, **more).computed == 0
+    # Asked again, what it asked for is there: the search itself, and what has no artifact because it failed.
+    assert run_study("search", method, TREE, **more, force=True).computed == 1
+
+
+def test_a_search_depends_on_the_code_of_what_it_asks_by_name(tmp_path: Path) -> None:
+    session = open_session(TREE, project=tmp_path)
+    cell = session.plan.add_study("search", registry.make("search", "robot"), {"epochs": [1]})
+    for name in ("evaluate.proxy.synflow", "prepare.transform.validation_split"):
+        assert f"code.assay.plugins.{name}" in cell.ingredients
+    turned = session.plan.add_study("search", registry.make("search", "robot"), {"model.hidden": [[4]], "epochs": [1]})
+    same = session.plan.add_study("search", registry.make("search", "robot"), {"epochs": [1], "model.hidden": [[4]]})
+    assert list(turned.spec["space"]) == list(same.spec["space"])
+    assert turned.key == same.key

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from assay.flows.commands.runs import command_line, number, print_json, screen
@@ -72,7 +73,7 @@ def study(
     if columns:
         shown = Table(*columns)
         for row in zip(*columns.values(), strict=True):
-            shown.add_row(*row)
+            shown.add_row(*map(escape, row))
         console.print(shown)
     for key, one in found.result.numbers.items():
         console.print(f"{key}: {number(one.value, one.unit)}  [dim]{one.definition}[/]", highlight=False)

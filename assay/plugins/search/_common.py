@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -74,15 +75,16 @@ def error_number(tried: Sequence[Tried]) -> Number:
     return Number(best(tried).error, "", -1, text)
 
 
-def table(tried: Sequence[Tried]) -> dict[str, np.ndarray]:
+def table(tried: Sequence[Tried], more: Mapping[str, np.ndarray] = MappingProxyType({})) -> dict[str, np.ndarray]:
     """Columns with a row for each point that was tried, in order: its values, its validation error, the lowest so
-    far; and why it failed, where one did."""
+    far, what more there is; and why it failed, where one did."""
     errors = np.array([one.error for one in tried])
     columns = {
         "query": np.arange(1, len(tried) + 1),
         **{path: np.array([str(one.point[path]) for one in tried]) for path in tried[0].point},
         "validation_error": errors,
         "lowest_so_far": np.fmin.accumulate(errors),
+        **more,
     }
     failures = np.array([one.failure for one in tried])
     return {**columns, "failure": failures} if failures.any() else columns

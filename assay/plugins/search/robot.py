@@ -153,8 +153,8 @@ class RoBoT(Search):
         for name, weight in zip(names, weights, strict=True):
             text = f"Weight of {name}, scaled to [0, 1] over the space, in the best combination."
             numbers[f"weight of {name}"] = Number(float(weight), "", 0, text)
-        rows = scores[list(tried)]
-        return Result(numbers, {**table(list(tried.values())), **dict(zip(names, rows.T, strict=True))})
+        columns = dict(zip(names, scores[list(tried)].T, strict=True))
+        return Result(numbers, table(list(tried.values()), columns))
 
 
 def measured(

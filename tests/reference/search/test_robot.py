@@ -73,18 +73,18 @@ def test_each_step_observes_the_network_that_ranks_first_and_none_twice() -> Non
     assert asked[0] == int(np.argmax(metrics @ np.random.default_rng(1).uniform(-1, 1, size=3)))
 
 
-def test_the_optimisation_finds_the_best_network_that_any_weights_rank_first() -> None:
+def test_the_optimisation_finds_the_best_network_that_many_weights_rank_first() -> None:
     rng = np.random.default_rng(3)
     metrics = rng.uniform(size=(60, 2))
     accuracy = metrics @ [0.6, -0.8] + 0.1 * rng.normal(size=60)
     directions = np.array(list(itertools.product(np.linspace(-1, 1, 401), repeat=2)))
-    reachable = set(np.argmax(metrics @ directions.T, axis=0).tolist())
-    best = max(reachable, key=lambda i: accuracy[i])
-    assert accuracy[best] < accuracy.max()  # no weights rank the very best network first
+    shares = np.bincount(np.argmax(metrics @ directions.T, axis=0), minlength=60) / len(directions)
+    reachable, wide = np.flatnonzero(shares), np.flatnonzero(shares > 0.1)
+    assert accuracy[reachable].max() < accuracy.max()  # no weights rank the very best network first
     for seed in range(5):
         seen, _ = explore(metrics, lambda i: float(accuracy[i]), 40, 2.576, np.random.default_rng(seed))
-        assert set(seen) <= reachable
-        assert max(seen, key=lambda i: seen[i]) == best
+        assert set(seen) <= set(reachable.tolist())
+        assert max(seen.values()) >= accuracy[wide].max()
 
 
 def test_a_network_that_fails_ranks_nowhere_and_costs_a_step() -> None:

@@ -39,6 +39,8 @@ class Fisher(Evaluator):
         title="BlockSwap: Fisher-guided Block Substitution for Network Compression on a Budget",
         paper="arxiv:1906.04113",
         also=("arxiv:1801.05787", "arxiv:2101.08134"),
+        claim="Networks that score higher before their training tend to be more accurate after it.",
+        verdict="not reproduced",
         needs=("trajectory", "train_data"),
         coupled=True,
     )

@@ -33,6 +33,8 @@ class Grasp(Evaluator):
         title="Picking Winning Tickets Before Training by Preserving Gradient Flow",
         paper="arxiv:2002.07376",
         also=("arxiv:2101.08134",),
+        claim="Networks that score higher before their training tend to be more accurate after it.",
+        verdict="not reproduced",
         needs=("trajectory", "train_data"),
         coupled=True,
     )

@@ -40,6 +40,8 @@ class JacobCov(Evaluator):
         title="Neural Architecture Search without Training",
         paper="arxiv:2006.04647",
         also=("arxiv:2101.08134",),
+        claim="Networks that score higher before their training tend to be more accurate after it.",
+        verdict="reproduced",
         needs=("trajectory", "train_data", "grad"),
         coupled=True,
     )

@@ -25,6 +25,8 @@ class Snip(Evaluator):
         title="SNIP: Single-shot Network Pruning based on Connection Sensitivity",
         paper="arxiv:1810.02340",
         also=("arxiv:2101.08134",),
+        claim="Networks that score higher before their training tend to be more accurate after it.",
+        verdict="reproduced",
         needs=("trajectory", "train_data"),
         coupled=True,
     )

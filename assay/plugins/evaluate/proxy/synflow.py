@@ -34,6 +34,9 @@ class Synflow(Evaluator):
         title="Pruning neural networks without any data by iteratively conserving synaptic flow",
         paper="arxiv:2006.05467",
         also=("arxiv:2101.08134",),
+        claim="Networks that score higher before their training tend to be more accurate after it, more so than those "
+        "with more parameters.",
+        verdict="reproduced",
         needs=("trajectory",),
     )
 

@@ -1,4 +1,7 @@
-"""Abdelfattah et al. 2021: it ranks networks before their training as their accuracies do after it."""
+"""Abdelfattah et al. 2021: it ranks networks before their training as their accuracies do after it.
+
+In these spaces the number of parameters, which costs nothing to know, ranks them better still.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,14 @@ from typing import Any
 import pytest
 from scipy.stats import spearmanr
 
+CHANCE = 0.21
+"""What 64 networks in random order correlate at most, nineteen times in twenty."""
+
 
 @pytest.mark.claim
 @pytest.mark.slow
 def test_networks_that_score_higher_are_more_accurate_after_training(spaces: list[Any]) -> None:
-    for space in spaces:
-        correlation = float(spearmanr(space.metric("jacob_cov"), space.accuracy).statistic)
-        print(f"jacob_cov {correlation:.2f}, parameters {spearmanr(space.parameters, space.accuracy).statistic:.2f}")
-        assert correlation > 0.21  # 64 networks in random order do so one time in twenty
+    found = [float(spearmanr(space.metric("jacob_cov"), space.accuracy).statistic) for space in spaces]
+    size = [float(spearmanr(space.parameters, space.accuracy).statistic) for space in spaces]
+    print(f"jacob_cov: {found}, number of parameters: {size}")
+    assert min(found) > CHANCE

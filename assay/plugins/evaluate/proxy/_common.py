@@ -15,7 +15,7 @@ from assay.plugins.contract import Batch, Context, NotAuditable, Number, Result,
 Loss = Callable[[Tensor, Batch], Tensor]
 """Predictions and a batch to the loss of each example (N,)."""
 
-ADVICE = "a training keeps it where `train.keep` has 0"
+ADVICE = "`train.keep` must have 0"
 
 
 def untrained(subject: Subject, over: Literal["model", "trajectory"], ctx: Context) -> nn.Module:
@@ -28,7 +28,8 @@ def untrained(subject: Subject, over: Literal["model", "trajectory"], ctx: Conte
     if over == "trajectory":
         found = subject.model
     elif subject.trajectory is None:
-        raise NotAuditable(f"it is asked of a network before its training, and this model has none kept: {ADVICE}")
+        why = ADVICE if subject.reference is None else "it was made of a trained one"
+        raise NotAuditable(f"it is asked of a network before its training, and this model has none: {why}")
     else:
         name, found = next(subject.trajectory())
         if int(name.rsplit("-", 1)[-1]) != 0:

@@ -6,21 +6,25 @@ import copy
 
 import torch
 from torch import nn
+from torch.func import functional_call
 
 from assay.plugins.contract import Card, Context, Evaluator, NotAuditable, Result, Subject
-from assay.plugins.evaluate.proxy._common import answer, gradients, untrained, weights
+from assay.plugins.evaluate.proxy._common import answer, gradients, layers, untrained
 
 
 def synflow(network: nn.Module, shape: tuple[int, ...]) -> float:
     """The sum over weights of w dR/dw, where all of the network's numbers are replaced by their magnitudes and R is
     the sum of its outputs on an input of ones. Batch norms take their running statistics: before training they
     leave everything as it is."""
-    positive = copy.deepcopy(network).double().eval()
-    with torch.no_grad():
-        for value in positive.state_dict().values():
-            value.abs_()
-    own = weights(positive)
-    found = gradients(positive(own[0].new_ones(1, *shape)).sum(), own)
+    still = copy.deepcopy(network).eval()
+    numbers = {**dict(still.named_parameters()), **dict(still.named_buffers())}
+    positive = {k: v.detach().double().abs() if v.is_floating_point() else v for k, v in numbers.items()}
+    names = [f"{name}.weight" for name, _ in layers(still)]
+    own = [positive[name].requires_grad_() for name in names if name in positive]  # shared weights have one name
+    if not own:
+        raise NotAuditable("the network has no convolution and no linear layer")
+    ones = torch.ones(1, *shape, dtype=torch.float64, device=own[0].device)
+    found = gradients(functional_call(still, positive, (ones,)).sum(), own)
     return sum(float((weight * gradient).detach().sum()) for weight, gradient in zip(own, found, strict=True))
 
 

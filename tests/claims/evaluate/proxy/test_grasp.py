@@ -1,6 +1,6 @@
 """Abdelfattah et al. 2021: it ranks networks before their training as their accuracies do after it.
 
-Not reproduced: in these spaces its sign depends on the draw.
+Not reproduced: in these spaces it ranks them no better than chance, or the other way round.
 """
 
 from __future__ import annotations

@@ -47,6 +47,12 @@ def test_what_was_not_kept_cannot_be_looked_at(
         snip(trained)
 
 
+def test_a_compressed_model_was_never_untrained(given: Callable[..., Subject]) -> None:
+    shown = given(network(0), X, Y)
+    with pytest.raises(NotAuditable, match=r"before its training.*made of a trained one"):
+        snip(dataclasses.replace(shown, trajectory=None, reference=shown))
+
+
 def test_batch_norms_see_the_batch_and_dropout_is_off(given: Callable[..., Subject]) -> None:
     shown = given(network(0), X, Y)
     copy = untrained(shown, "model", context(shown))

@@ -38,6 +38,30 @@ SEARCH = '''
             best = Number(float(losses.min()), "", -1, "training loss of the best")
             return {path: values[int(losses.argmin())]}, Result({"best": best}, {"loss": losses})
 '''
+ASKING = '''
+    """What the lab says of an untrained network, at once and as a cell."""
+
+    from __future__ import annotations
+
+    import numpy as np
+
+    from assay.plugins.contract import Ask, Card, Number, Result, Search
+
+
+    class Asks(Search):
+        """Trains nothing."""
+
+        card = Card(title="Questions to the lab")
+
+        def search(self, space, lab, ctx):
+            now = lab.evaluate(lab.new_model(3), "proxy/synflow").numbers["synflow"].value
+            asks = [Ask(changes={"epochs": 0, "keep": [0], "model.hidden": h}, seed=3) for h in ([16], [], "wide")]
+            rows = lab.measure(asks, ["proxy/synflow", "dynamics/linear_path"])
+            kept = rows[0][0].numbers["synflow"].value
+            numbers = {"now": Number(now, "", 0, "at once"), "kept": Number(kept, "", 0, "as a cell")}
+            reasons = [row[1].reason for row in rows]
+            return {}, Result(numbers, {"reason": np.array(reasons)})
+'''
 TREE: dict[str, Any] = {
     "seed": 0,
     "device": "cpu",
@@ -66,6 +90,18 @@ def test_a_search_finds_the_better_value_and_keeps_its_trainings(each: Any, tmp_
     assert "optimizer.lr = 0.01" in found.page.read_text(encoding="utf-8")
     assert run_study("search", each, TREE, **more).computed == 0
     assert run_study("search", each, TREE, **{**more, "space": {"optimizer.lr": [*RATES, 0.02]}}).computed == 2
+
+
+def test_the_lab_answers_for_untrained_networks(install: Any, tmp_path: Path) -> None:
+    install("fake-asks", {"search": "fake_asks"}, {"fake_asks/__init__.py": "", "fake_asks/asks.py": ASKING})
+    method = registry.make("search", "asks")
+    found = run_study("search", method, TREE, space={"epochs": [1]}, project=tmp_path / "p", prefect=False)
+    numbers = {name: number.value for name, number in found.result.numbers.items()}
+    assert numbers["now"] == pytest.approx(numbers["kept"]) != 0
+    reasons = found.result.arrays["reason"].tolist()
+    assert ["two kept checkpoints" in reason for reason in reasons] == [True, True, False]
+    assert "model.hidden" in reasons[2]
+    assert "'wide'" in reasons[2]
 
 
 def command(capsys: Any, *arguments: str) -> tuple[int, str]:
@@ -131,8 +167,12 @@ def test_a_search_trains_what_ranks_high_and_tells_what_failed(tmp_path: Path) -
     assert np.isnan(table["validation_error"][table["failure"] != ""]).all()
     assert "loss is" in found.page.read_text(encoding="utf-8")
     assert run_study("search", method, TREE, **more).computed == 0
-    # Asked again, what it asked for is there: the search itself, and what has no artifact because it failed.
+    # Asked again, what it asked for is there, save what has no artifact because it failed.
     assert run_study("search", method, TREE, **more, force=True).computed == 1
+    random = run_study("search", registry.make("search", {"name": "random_search", "queries": 4}), TREE, **more)
+    assert sorted(random.result.arrays["failure"] != "") == [False, False, True, True]
+    assert random.result.numbers["validation_error"].value <= found.result.numbers["validation_error"].value
+    assert random.computed <= 2  # the two learn from the same trainings
 
 
 def test_a_search_depends_on_the_code_of_what_it_asks_by_name(tmp_path: Path) -> None:

@@ -15,16 +15,19 @@ from assay.flows.executor import Executor
 from assay.flows.progress import Screen
 from assay.flows.runners import open_executor
 from assay.flows.session import Session, check_hits, drop_forced, exchange, materialise, open_session
-from assay.plugins.values import Result
+from assay.plugins.values import Ask, BadInput, Result
 from assay.tasks.artifacts import load_result, read_json
-from assay.tasks.cells import Cell
+from assay.tasks.cells import Cell, changed_recipe
+from assay.tasks.params import validate
 from assay.tasks.status import needed, write_last
 from assay.tasks.study import ANSWER
+from assay.tasks.sweep import Point, tree_of
 
 
 @dataclass(frozen=True)
 class Study:
-    """A finished study (`answer` is its verdict) or search (`answer` is the best recipe's changes)."""
+    """A finished study (`answer` is its verdict) or search (`answer` is the best recipe's changes, `sets` what
+    `assay run --set` takes for them)."""
 
     kind: str
     name: str
@@ -34,6 +37,7 @@ class Study:
     page: Path
     computed: int
     seconds: float
+    sets: Sequence[str] = ()
 
 
 def run_study(
@@ -57,6 +61,7 @@ def run_study(
     """
     begun = time.monotonic()
     session = open_session(params, overrides, Path(project) if project else None, command)
+    check_space(session, space or {})
     console = console or Console(stderr=True)
     with contextlib.ExitStack() as stack:
         executor = stack.enter_context(open_executor(session, None, "local", console))
@@ -74,7 +79,41 @@ def run_study(
     folder = session.store.folder(cell.slot, cell.key)
     result, answer = load_result(folder), next(iter(read_json(folder / ANSWER).values()))
     page = write_page(session, kind, method, cell, result, answer)
-    return Study(kind, method.method_name(), cell, result, answer, page, executor.computed, time.monotonic() - begun)
+    seconds = time.monotonic() - begun
+    sets = [] if space is None else sets_of(session, answer)
+    return Study(kind, method.method_name(), cell, result, answer, page, executor.computed, seconds, sets)
+
+
+def check_space(session: Session, space: Mapping[str, Sequence[Any]]) -> None:
+    """Raises BadInput where a value cannot stand in the recipe; one that lies inside another path's value must
+    fit one of those."""
+    recipe = session.plan.recipe(session.plan.params.train)
+    for path, values in space.items():
+        outer = next((other for other in space if path.startswith(f"{other}.")), None)
+        starts: list[dict[str, Any]] = [{}] if outer is None else [{outer: value} for value in space[outer]]
+        for value in values:
+            faults = [fault_of(session, recipe, {**start, path: value}) for start in starts]
+            if all(faults):
+                raise BadInput(f"--space {path}: {faults[0]}")
+
+
+def fault_of(session: Session, recipe: Mapping[str, Any], changes: Mapping[str, Any]) -> str:
+    """Why a training cannot have these changes, or '' where it can."""
+    try:
+        whole = session.params.model_dump(mode="json")  # a method that the params leave to its default has a name
+        validate(tree_of(whole, Point(1, {f"train.{path}": value for path, value in changes.items()})))
+        changed_recipe(recipe, Ask(changes=changes))
+    except BadInput as error:
+        return str(error)
+    return ""
+
+
+def sets_of(session: Session, changes: Mapping[str, Any]) -> list[str]:
+    """The `--set` values of a run with a recipe's changes; with a method's name where the params leave it out."""
+    train = session.tree.get("train") or {}
+    slots = {path.partition(".")[0] for path in changes if "." in path} - set(changes) - set(train)
+    names = {f"train.{slot}.name": getattr(session.plan.params.train, slot).method_name() for slot in sorted(slots)}
+    return Point(1, {**names, **{f"train.{path}": value for path, value in changes.items()}}).overrides()
 
 
 def compute(session: Session, groups: Mapping[str, Sequence[Cell]], executor: Executor, prefect: bool) -> None:

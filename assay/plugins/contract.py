@@ -27,6 +27,7 @@ from assay.plugins.values import (
     Context,
     Data,
     DataSpec,
+    Failed,
     Lab,
     NotAuditable,
     Number,
@@ -61,6 +62,7 @@ __all__ = [
     "DataSpec",
     "Edit",
     "Evaluator",
+    "Failed",
     "Field",
     "Gradients",
     "Lab",
@@ -583,6 +585,11 @@ class Search(Method):
     that may stand there; changes go to `lab.train` as they are."""
 
     slot: ClassVar[str] = "search"
+
+    def uses(self) -> Sequence[str]:
+        """The ids of the methods, none of the recipe's, that it asks the lab for by name: they are known before
+        anything runs, and the search is made again where their code changes."""
+        return ()
 
     def search(self, space: Mapping[str, Sequence[Any]], lab: Lab, ctx: Context) -> tuple[Mapping[str, Any], Result]:
         """The best recipe's changes, and the table of what was tried."""

@@ -350,9 +350,20 @@ class Trained:
             yield name, self.load_checkpoint(name)
 
 
+@dataclass(frozen=True)
+class Failed:
+    """An ask, or an evaluator's question of its model, that came to nothing; `reason` is shown to people."""
+
+    reason: str
+
+
 class Lab(Protocol):
     """What a method that trains is given. `train` returns finished trainings or raises `Pending`; `loss` is the
-    recipe's objective of predictions (N,), None where that is no function of predictions alone."""
+    recipe's objective of predictions (N,), None where that is no function of predictions alone.
+
+    `attempt` is `train` where a training may fail: a loss that diverges, a network that cannot be built. `measure`
+    asks each evaluator of each ask's model; both trainings and answers are kept like those of a run. `evaluate` asks
+    of any model, as it is, at once."""
 
     data: Data
     recipe: Mapping[str, Any]
@@ -361,6 +372,12 @@ class Lab(Protocol):
     def new_model(self, seed: int) -> nn.Module: ...
 
     def train(self, asks: Sequence[Ask]) -> list[Trained]: ...
+
+    def attempt(self, asks: Sequence[Ask]) -> list[Trained | Failed]: ...
+
+    def measure(
+        self, asks: Sequence[Ask], evaluators: Sequence[str | Mapping[str, Any]]
+    ) -> list[list[Result | Failed]]: ...
 
     def evaluate(self, model: nn.Module, evaluator: str | Mapping[str, Any]) -> Result: ...
 

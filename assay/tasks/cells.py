@@ -323,21 +323,30 @@ def training_cell(
 
 
 def changed_recipe(recipe: Mapping[str, Any], ask: Ask) -> dict[str, Any]:
-    """The recipe with an ask's changes: `epochs`, `optimizer.lr`, or a whole method as a mapping."""
+    """The recipe with an ask's changes: `epochs`, `optimizer.lr`, or a whole method as a mapping. Raises BadInput."""
     changed: dict[str, Any] = copy.deepcopy(dict(recipe))
     for path, value in ask.changes.items():
         slot, _, rest = path.partition(".")
         if slot not in changed:
             raise BadInput(f"a training has no '{slot}': {path}")
-        if rest:
-            changed[slot]["params"][rest] = value
-        elif isinstance(changed[slot], Mapping):
-            changed[slot] = entry(registry.make(f"train/{slot}", value, path))
-        elif slot in ("edit", "augment", "penalty", "around"):
-            changed[slot] = [entry(registry.make(f"train/{slot}", v, path)) for v in value]
-        else:
-            changed[slot] = value
+        try:
+            changed[slot] = _changed(changed[slot], slot, rest, value, path)
+        except (ValueError, registry.UnknownMethod) as error:
+            raise BadInput(str(error)) from error
     return changed
+
+
+def _changed(before: Any, slot: str, rest: str, value: Any, path: str) -> Any:
+    if rest and not isinstance(before, Mapping):
+        raise BadInput(f"{path}: '{slot}' has no parameters by name: change the whole of it")
+    if rest:
+        name = before["id"].rpartition("/")[2]
+        return entry(registry.make(f"train/{slot}", {"name": name, **before["params"], rest: value}, slot))
+    if isinstance(before, Mapping):
+        return entry(registry.make(f"train/{slot}", value, path))
+    if slot in ("edit", "augment", "penalty", "around"):
+        return [entry(registry.make(f"train/{slot}", v, path)) for v in value]
+    return value
 
 
 def transform_cell(

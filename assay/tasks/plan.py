@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from assay.plugins import registry
+from assay.plugins.values import BadInput
 from assay.tasks import cells as c
 from assay.tasks import given
 from assay.tasks.askable import effective, learned, problem_name
@@ -81,8 +82,11 @@ class Plan:
             "seed": self.params.seed,
             "recipe": self.recipe(self.params.train),
             "train_seed": self.params.section_seed("train"),
-            **({} if space is None else {"space": {path: list(values) for path, values in space.items()}}),
         }
+        if space is not None:
+            # A key knows no order of paths, so that an answer may not depend on it.
+            spec["space"] = {path: list(values) for path, values in sorted(space.items())}
+            spec["uses"] = [_used(kind, method, id) for id in method.uses()]
         inputs = {"data": self.data["main"], **_named(self, method)}
         inputs.update({f"{c.RECIPE}{r}": self.trainings[n] for r, n in self.params.train.models.items()})
         label = f"{kind} {method.method_name()}"
@@ -112,6 +116,14 @@ class Plan:
         for key in keys:
             found.setdefault(self.cells[key].group, []).append(self.cells[key])
         return found
+
+
+def _used(kind: str, method: Any, id: str) -> dict[str, Any]:
+    """A method that another asks the lab for by name. Raises BadInput."""
+    try:
+        return c.entry(registry.make(*id.rsplit("/", 1)))
+    except (ValueError, registry.UnknownMethod) as error:
+        raise BadInput(f"{kind} {method.method_name()}: {error}") from error
 
 
 def make_plan(params: Params, project: Path, device: str) -> Plan:

@@ -25,11 +25,11 @@ MAX_DEATHS = 3
 
 
 class CellFailed(AssayError):
-    """A cell ended with an error; `code` is the exit code that its kind deserves."""
+    """A cell ended with an error; `code` is the exit code that its kind deserves, `key` the cell's."""
 
-    def __init__(self, message: str, code: int = 1):
+    def __init__(self, message: str, code: int = 1, key: str = ""):
         super().__init__(message)
-        self.code = code
+        self.code, self.key = code, key
 
 
 class Watcher(Protocol):
@@ -86,6 +86,11 @@ class Executor:
     def __exit__(self, *error: object) -> None:
         self.stop()
 
+    @property
+    def at_once(self) -> int:
+        """How many groups should be handed to it at a time, so that it never waits for one."""
+        return 2 * self.workers
+
     def warm(self, count: int) -> None:
         """Starts processes for up to `count` groups, to compute in them later."""
         self._workers.warm(count)
@@ -99,11 +104,13 @@ class Executor:
         rest = list(cells)
         self.watcher.started(rest)
         while (outcome := self.advance(rest)) is not None:
-            if outcome.status == "pending":
-                self._ensure([Cell.from_json(cell) for cell in outcome.pending])
-            else:
+            if outcome.status != "pending":
                 self.watcher.failed(rest[0])
-                raise CellFailed(outcome.message + self._log(outcome), outcome.code)
+                raise CellFailed(outcome.message + self._log(outcome), outcome.code, rest[0].key)
+            try:
+                self._ensure([Cell.from_json(cell) for cell in outcome.pending])
+            except CellFailed as failure:
+                raise CellFailed(str(failure), failure.code, rest[0].key) from failure
 
     def advance(self, rest: list[Cell]) -> Outcome | None:
         """Computes cells and takes them off the list, up to the first that fails or needs trainings first;

@@ -42,6 +42,7 @@ class CellLab:
         self.seed: int = int(cell.spec["train_seed"])
         self.data: Data = load_data(self._folder(cell.inputs["data"]))
         self.loss = loss_by(registry_method(self.recipe["objective"]))
+        self.trained: dict[str, dict[str, Any]] = {}  # what can be told of each asked training, by key
 
     def _folder(self, ref: Ref) -> Any:
         return self.store.folder(ref.slot, ref.key)
@@ -62,7 +63,21 @@ class CellLab:
         missing = {first.key: first for chain in chains if (first := self._first_missing(chain)) is not None}
         if missing:
             raise Pending(list(missing.values()))
-        return [self._trained(chain[-1]) for chain in chains]
+        found = [self._trained(chain[-1]) for chain in chains]
+        for chain, one in zip(chains, found, strict=True):
+            self._note(chain, one)
+        return found
+
+    def _note(self, chain: Sequence[Cell], trained: Trained) -> None:
+        cell = chain[-1]
+        self.trained[cell.key] = {
+            "key": cell.key,
+            "recipe": cell.spec["recipe"],
+            "seed": cell.spec["seed"],
+            "transforms": [before.spec["method"] for before in chain if before.slot == "prepare/transform"],
+            "start": cell.inputs["start"].key if "start" in cell.inputs else "",
+            "history": list(trained.history),
+        }
 
     def _first_missing(self, chain: Sequence[Cell]) -> Cell | None:
         return next((cell for cell in chain if not self.store.has(cell.slot, cell.key)), None)

@@ -56,7 +56,7 @@ def each(install: Any) -> Any:
 
 
 def test_a_search_finds_the_better_value_and_keeps_its_trainings(each: Any, tmp_path: Path) -> None:
-    more = {"space": {"optimizer.lr": RATES}, "project": tmp_path / "p", "prefect": False}
+    more = {"space": {"optimizer.lr": RATES}, "project": tmp_path / "p", "prefect": False, "track": False}
     found = run_study("search", each, TREE, **more)
     assert found.answer == {"optimizer.lr": 0.01}
     assert found.result.arrays["loss"][1] < found.result.arrays["loss"][0]
@@ -69,6 +69,7 @@ def test_the_command_prints_the_run_that_takes_it(
     each: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     Path("params.yaml").write_text(yaml.safe_dump(TREE), encoding="utf-8")
     space = f"train.optimizer.lr={json.dumps(RATES)}"
     with pytest.raises(SystemExit) as stop:

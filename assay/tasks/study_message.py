@@ -86,7 +86,8 @@ def _children(plan: Plan, store: Store, cell: Cell) -> Iterator[dict[str, Any]]:
     recipe = flatten(cell.spec["recipe"], "train")
     trainings = read_json(store.folder(cell.slot, cell.key) / TRAININGS)
     for i, told in enumerate(trainings, 1):
-        own = {**flatten(told["recipe"], "train"), **flatten(told["transforms"], "transforms"), "seed": told["seed"]}
+        transforms = flatten(told["transforms"], "transforms") if told["transforms"] else {}
+        own = {**flatten(told["recipe"], "train"), **transforms, "seed": told["seed"]}
         changes = ", ".join(f"{n}={say(v)}" for n, v in own.items() if n not in recipe or recipe[n] != v)
         tags = {"kind": "training", "key": told["key"], "start": told["start"], "changes": changes}
         yield {

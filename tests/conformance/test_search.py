@@ -12,6 +12,7 @@ import yaml
 from assay.flows import cli
 from assay.flows.study import run_study
 from assay.plugins import registry
+from assay.tasks import track
 
 SEARCH = '''
     """Every value of one path, by the training loss that it ends with."""
@@ -76,3 +77,12 @@ def test_the_command_prints_the_run_that_takes_it(
         cli.main(["search", "each", "--space", space, "--no-server"])
     assert not stop.value.code
     assert "best: assay run --set 'train.optimizer.lr=0.01'" in capsys.readouterr().err
+
+    (folder,) = track.waiting(tmp_path)
+    parent, *trainings = json.loads((folder / track.MESSAGE).read_text(encoding="utf-8"))["runs"]
+    tags = parent["tags"]
+    assert (tags["kind"], tags["method"], tags["answer"]) == ("search", "search/each", '{"optimizer.lr": 0.01}')
+    assert parent["params"]["space.optimizer.lr"] == str(RATES)
+    assert [row["params"]["train.optimizer.lr"] for row in trainings] == [str(rate) for rate in RATES]
+    assert trainings[1]["tags"]["changes"] == "train.epochs=3, train.optimizer.lr=0.01, seed=0"
+    assert [name for name, _, step in trainings[1]["metrics"] if step == 3].count("train/loss") == 1

@@ -1,7 +1,8 @@
-"""Run as a process: every method, and the frame around them, on a device that is not the CPU (`elsewhere`).
+"""Run as a process: every method on a device that is not the CPU: `cuda`, or the pretended one (`elsewhere`).
 
-Prints one line of JSON: by method what went wrong, '' where it computes there what it computes on the CPU, and
-'skipped: …' where it cannot be asked. The suite's worlds are what the methods are tried on.
+The first argument is the device; ids of methods may follow. Prints one line of JSON: by method what went wrong,
+'' where it computes there what it computes on the CPU, and 'skipped: …' where it cannot be asked. The suite's
+worlds are what the methods are tried on.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from assay.plugins.testing import given, links, loop
 from assay.plugins.testing.base import Case, Skipped, context, reseed, takes_lab
 from assay.plugins.testing.watch import stored_record
 from assay.plugins.testing.worlds import World, trained, worlds
+from assay.tasks.job import prepare_process
 
 TOLERANCE = 1e-4
 
@@ -303,7 +305,7 @@ def ask(id: str, device: torch.device) -> str:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    there = elsewhere.register()
-    asked = sys.argv[1:] or [id for id in registry.index().entries if probe_of(id)]
+    prepare_process(0, 1)
+    there = elsewhere.register() if sys.argv[1] == elsewhere.NAME else torch.device(sys.argv[1])
+    asked = sys.argv[2:] or [id for id in registry.index().entries if probe_of(id)]
     print(json.dumps({id: ask(id, there) for id in asked}))

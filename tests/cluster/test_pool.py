@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import assay
+from assay.flows.pool import Pool
 
 
 def label_of(machine: Any) -> dict[str, str]:
@@ -160,6 +161,17 @@ def test_ctrl_c_takes_the_work_back(cluster: Any, until: Any) -> None:
     code, answer = parent.run("--pool", "fourth", *long)
     assert code == 0, parent.said
     assert answer["computed"] > 0
+
+
+def test_a_group_is_handed_out_once(cluster: Any) -> None:
+    """Also where Prefect's client asks a slow server twice."""
+    name = pool_of(cluster, "once", cluster.machine("deployer-7"))
+    with Pool(cluster.url, name) as pool:
+        pool.device()
+        given = ("train dense", "0" * 32, {"remote": cluster.remote, "command": "a test"})
+        assert pool.submit(*given) == pool.submit(*given)
+        (flow,) = cluster.flow_runs(name)
+        pool.end(flow["id"], "it was a test", died=False)
 
 
 def test_a_pool_that_is_not_there(cluster: Any) -> None:

@@ -169,9 +169,10 @@ def test_a_group_is_handed_out_once(cluster: Any) -> None:
     with Pool(cluster.url, name) as pool:
         pool.device()
         given = ("train dense", "0" * 32, {"remote": cluster.remote, "command": "a test"})
-        assert pool.submit(*given) == pool.submit(*given)
-        (flow,) = cluster.flow_runs(name)
-        pool.end(flow["id"], "it was a test", died=False)
+        first = pool.submit(*given)
+        assert pool.submit(*given) == first
+        assert [flow["id"] for flow in cluster.flow_runs(name)] == [str(first)]
+        pool.end(first, "it was a test", died=False)
 
 
 def test_a_pool_that_is_not_there(cluster: Any) -> None:

@@ -25,12 +25,12 @@ MAX_DEATHS = 3
 
 
 class CellFailed(AssayError):
-    """A cell ended with an error; `code` is the exit code that its kind deserves, `reason` why, where it would fail
-    again on any machine."""
+    """A cell ended with an error; `code` is the exit code that its kind deserves, `key` the cell's, `reason` why, where
+    it would fail again on any machine."""
 
-    def __init__(self, message: str, code: int = 1, reason: str = ""):
+    def __init__(self, message: str, code: int = 1, key: str = "", reason: str = ""):
         super().__init__(message)
-        self.code, self.reason = code, reason
+        self.code, self.key, self.reason = code, key, reason
 
 
 class Watcher(Protocol):
@@ -88,6 +88,11 @@ class Executor:
     def __exit__(self, *error: object) -> None:
         self.stop()
 
+    @property
+    def at_once(self) -> int:
+        """How many groups should be handed to it at a time, so that it never waits for one."""
+        return 2 * self.workers
+
     def warm(self, count: int) -> None:
         """Starts processes for up to `count` groups, to compute in them later."""
         self._workers.warm(count)
@@ -105,11 +110,13 @@ class Executor:
             outcome = self.advance(rest)
             if outcome is None:
                 return
-            if outcome.status == "pending":
-                self._ensure([Cell.from_json(cell) for cell in outcome.pending], told if outcome.may_fail else None)
-            else:
+            if outcome.status != "pending":
                 self.watcher.failed(rest[0])
-                raise CellFailed(outcome.message + self._log(outcome), outcome.code, outcome.reason)
+                raise CellFailed(outcome.message + self._log(outcome), outcome.code, rest[0].key, outcome.reason)
+            try:
+                self._ensure([Cell.from_json(cell) for cell in outcome.pending], told if outcome.may_fail else None)
+            except CellFailed as failure:
+                raise CellFailed(str(failure), failure.code, rest[0].key, failure.reason) from failure
 
     def advance(self, rest: list[Cell]) -> Outcome | None:
         """Computes cells and takes them off the list, up to the first that fails or needs trainings first;

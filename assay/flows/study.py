@@ -11,15 +11,17 @@ from typing import Any
 
 from rich.console import Console
 
-from assay.flows.executor import Executor
-from assay.flows.progress import Screen
-from assay.flows.runners import open_executor
-from assay.flows.session import Session, check_hits, drop_forced, exchange, materialise, open_session
+from assay.flows.api import compute, get_ready, to_compute
+from assay.flows.finish import alone, facts, send
+from assay.flows.runners import open_executor, open_pool
+from assay.flows.session import Session, materialise, open_session, project_of
 from assay.plugins.values import Ask, BadInput, Result
+from assay.tasks import study_message
 from assay.tasks.artifacts import load_result, read_json
 from assay.tasks.cells import Cell, changed_recipe
 from assay.tasks.params import validate
-from assay.tasks.status import needed, write_last
+from assay.tasks.report.study import write_study
+from assay.tasks.status import write_last
 from assay.tasks.study import ANSWER
 from assay.tasks.sweep import Point, tree_of
 
@@ -38,6 +40,7 @@ class Study:
     computed: int
     seconds: float
     sets: Sequence[str] = ()
+    notes: Sequence[str] = ()
 
 
 def run_study(
@@ -50,38 +53,42 @@ def run_study(
     project: str | Path | None = None,
     command: str | None = None,
     prefect: bool = True,
+    track: bool = True,
     quiet: bool = True,
     console: Console | None = None,
+    pool: str = "",
+    runner: str = "local",
 ) -> Study:
     """Runs a method of the slot `study` or `search`, and returns what it found, with a page of its own under
     `reports/`. What it asks the lab for is computed once and kept: asked again, all are hits.
 
-    `space` (of a search) maps dotted paths of the recipe, as `optimizer.lr` or `model`, to their values.
+    `space` (of a search) maps dotted paths of the recipe, as `optimizer.lr` or `model`, to their values. `pool`
+    and `runner` say where cells compute, as for a run. Nothing is registered and `dvc.lock` stays as it is.
     Raises BadInput, AssayError.
     """
     begun = time.monotonic()
-    session = open_session(params, overrides, Path(project) if project else None, command)
-    check_space(session, space or {})
     console = console or Console(stderr=True)
     with contextlib.ExitStack() as stack:
-        executor = stack.enter_context(open_executor(session, None, "local", console))
+        machines = stack.enter_context(open_pool(project_of(params, project), pool, runner, prefect))
+        session = open_session(params, overrides, project, command, machines.device() if machines else None)
+        check_space(session, space or {})
         materialise(session)
         cell = session.plan.add_study(kind, method, space)
         session.plan = session.plan.only(cell)
-        status = check_hits(session, [cell.key] if force else [])
-        drop_forced(session, status)
-        status = exchange(session, status, None)
-        groups = session.plan.groups(needed(session.plan, status))
-        executor.watcher = screen = Screen(sum(map(len, groups.values())), session.store, console, quiet)
-        with screen:
-            compute(session, groups, executor, prefect)
+        cells = session.plan.cells.values()
+        executor = stack.enter_context(open_executor(session, cells, machines, runner, console))
+        todo = to_compute(session, [cell.key] if force else [], None, console)
+        sender = stack.enter_context(get_ready(session.project, prefect, track)) if todo else None
+        compute(session, todo, executor, prefect, console, quiet)
+        executor.stop()
         write_last(session.plan, session.store)
-    folder = session.store.folder(cell.slot, cell.key)
-    result, answer = load_result(folder), next(iter(read_json(folder / ANSWER).values()))
-    page = write_page(session, kind, method, cell, result, answer)
+        folder = session.store.folder(cell.slot, cell.key)
+        result, answer = load_result(folder), next(iter(read_json(folder / ANSWER).values()))
+        page = finish(session, kind, method, cell, result, answer, track)
+        notes = [*session.notes, *(send(session, sender) if track else [])]
     seconds = time.monotonic() - begun
     sets = [] if space is None else sets_of(session, answer)
-    return Study(kind, method.method_name(), cell, result, answer, page, executor.computed, seconds, sets)
+    return Study(kind, method.method_name(), cell, result, answer, page, executor.computed, seconds, sets, notes)
 
 
 def check_space(session: Session, space: Mapping[str, Sequence[Any]]) -> None:
@@ -116,24 +123,13 @@ def sets_of(session: Session, changes: Mapping[str, Any]) -> list[str]:
     return Point(1, {**names, **{f"train.{path}": value for path, value in changes.items()}}).overrides()
 
 
-def compute(session: Session, groups: Mapping[str, Sequence[Cell]], executor: Executor, prefect: bool) -> None:
-    """Runs the groups, as a Prefect flow or here."""
-    if prefect and groups:
-        from assay.flows.pipeline import get_ready, run_flow
-
-        get_ready(session.project)
-        run_flow(session, groups, executor)
-    else:
-        from assay.flows.local import run_groups
-
-        run_groups(groups, executor.run)
-
-
-def write_page(session: Session, kind: str, method: Any, cell: Cell, result: Result, answer: Any) -> Path:
-    """Writes the page and the table of a finished study or search, and returns the page's path."""
-    from assay.flows.finish import alone, facts
-    from assay.tasks.report.study import write_study
-
+def finish(session: Session, kind: str, method: Any, cell: Cell, result: Result, answer: Any, track: bool) -> Path:
+    """Writes the page and the table of a finished study or search, puts it into the outbox, and returns the page's
+    path."""
     folder = session.project / "reports" / f"{kind}-{cell.key[:16]}"
+    known = facts(session)
     with alone(session):
-        return write_study(folder, kind, method, result, answer, facts(session))
+        page = write_study(folder, kind, method, result, answer, known)
+        if track:
+            study_message.enqueue(session.project, session.plan, session.store, cell, result, answer, folder, known)
+    return page

@@ -51,6 +51,7 @@ class CellLab:
         self.seed: int = int(cell.spec["train_seed"])
         self.data: Data = load_data(self._folder(cell.inputs["data"]))
         self.loss = loss_by(method_of(self.recipe["objective"]))
+        self.trained: dict[str, dict[str, Any]] = {}  # what can be told of each asked training, by key
 
     def _folder(self, ref: Ref) -> Any:
         return self.store.folder(ref.slot, ref.key)
@@ -71,12 +72,12 @@ class CellLab:
         missing = {first.key: first for chain in chains if (first := self._first_missing(chain)) is not None}
         if missing:
             raise Pending(list(missing.values()))
-        return [self._trained(chain[-1]) for chain in chains]
+        return [self._trained(chain) for chain in chains]
 
     def attempt(self, asks: Sequence[Ask]) -> list[Trained | Failed]:
         """The trainings, in order, or why there is none. Raises Pending with those that are missing."""
         found = self._settled([self._chain(ask, f"({i}/{len(asks)})") for i, ask in enumerate(asks, 1)])
-        return [cell if isinstance(cell, Failed) else self._trained(cell) for cell in found]
+        return [chain if isinstance(chain, Failed) else self._trained(chain) for chain in found]
 
     def measure(
         self, asks: Sequence[Ask], evaluators: Sequence[str | Mapping[str, Any]]
@@ -89,7 +90,8 @@ class CellLab:
             for chain in chains
             for method in methods
         ]
-        answers = [cell if isinstance(cell, Failed) else self._answer(cell) for cell in self._settled(questions)]
+        settled = self._settled(questions)
+        answers = [chain if isinstance(chain, Failed) else self._answer(chain[-1]) for chain in settled]
         return [answers[i : i + len(methods)] for i in range(0, len(answers), max(len(methods), 1))]
 
     def _chain(self, ask: Ask, place: str) -> list[Cell] | Failed:
@@ -101,17 +103,17 @@ class CellLab:
             return Failed(str(error))
         return chain
 
-    def _settled(self, chains: Sequence[list[Cell] | Failed]) -> list[Cell | Failed]:
-        """Each chain's last cell where it is there, or why it never will be. Raises Pending with those cells that
+    def _settled(self, chains: Sequence[list[Cell] | Failed]) -> list[list[Cell] | Failed]:
+        """Each chain where its last cell is there, or why it never will be. Raises Pending with those cells that
         are to be computed first."""
         missing: dict[str, Cell] = {}
-        found: list[Cell | Failed] = []
+        found: list[list[Cell] | Failed] = []
         for chain in chains:
             if isinstance(chain, Failed):
                 found.append(chain)
                 continue
             reasons = [self.failures[cell.key] for cell in chain if cell.key in self.failures]
-            found.append(Failed(reasons[0]) if reasons else chain[-1])
+            found.append(Failed(reasons[0]) if reasons else chain)
             if not reasons and (first := self._first_missing(chain)) is not None:
                 missing[first.key] = first
         if missing:
@@ -125,10 +127,19 @@ class CellLab:
     def _first_missing(self, chain: Sequence[Cell]) -> Cell | None:
         return next((cell for cell in chain if not self.store.has(cell.slot, cell.key)), None)
 
-    def _trained(self, cell: Cell) -> Trained:
+    def _trained(self, chain: Sequence[Cell]) -> Trained:
+        cell = chain[-1]
         folder = self._folder(cell.ref)
         with open(folder / "history.csv", newline="", encoding="utf-8") as file:
             history = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+        self.trained[cell.key] = {
+            "key": cell.key,
+            "recipe": cell.spec["recipe"],
+            "seed": cell.spec["seed"],
+            "transforms": [before.spec["method"] for before in chain if before.slot == "prepare/transform"],
+            "start": cell.inputs["start"].key if "start" in cell.inputs else "",
+            "history": history,
+        }
         return Trained(
             model=load_model(folder).to(self.device),
             history=history,

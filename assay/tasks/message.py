@@ -8,7 +8,7 @@ import io
 import math
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,13 +116,13 @@ def _numbers(summary: Summary, model: str) -> Iterator[list[Any]]:
     for row in summary.rows:
         if row.model != model or not math.isfinite(row.value):
             continue
-        name = _metric_name(row.name)
+        name = metric_name(row.name)
         yield [name, float(row.value), 0]
         if math.isfinite(row.drop):
             yield [f"{name}.drop", float(row.drop), 0]
 
 
-def _metric_name(name: str) -> str:
+def metric_name(name: str) -> str:
     """A number's name in the letters that MLflow takes; what judges maps stands below their method."""
     return re.sub(r"[^\w\-./ ]", "_", name.replace(":", "/"))
 
@@ -140,15 +140,16 @@ def _history(plan: Plan, store: Store, model: str) -> Iterator[list[Any]]:
         path = store.folder(ref.slot, ref.key) / "history.csv"
         if path.exists():
             with open(path, newline="", encoding="utf-8") as file:
-                yield from _curves(prefix, csv.DictReader(file))
+                yield from curves(prefix, csv.DictReader(file))
 
 
-def _curves(prefix: str, lines: Iterator[dict[str, str]] | csv.DictReader[str]) -> Iterator[list[Any]]:
+def curves(prefix: str, lines: Iterable[Mapping[str, Any]]) -> Iterator[list[Any]]:
+    """A training's history, line by line, as metrics with the epoch as their step."""
     for line in lines:
         step = int(float(line["epoch"]))
-        for name, text in line.items():
-            if name != "epoch" and text and math.isfinite(float(text)):
-                yield [f"{prefix}/{_metric_name(name)}", float(text), step]
+        for name, value in line.items():
+            if name != "epoch" and value not in ("", None) and math.isfinite(float(value)):
+                yield [f"{prefix}/{metric_name(name)}", float(value), step]
 
 
 def _requirements(card: ModelCard) -> list[str]:

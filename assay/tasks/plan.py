@@ -53,6 +53,13 @@ class Plan:
         return hashlib.sha256("\n".join([*sorted(self.cells), judged]).encode()).hexdigest()[:16]
 
     @property
+    def answers(self) -> list[Ref]:
+        """Where the answers to all that was asked are."""
+        tables = (self.data, self.models, self.saliency, self.agreement, self.audit, self.evaluation, self.exported)
+        chained = [ref for chain in self.chains.values() for ref in chain]
+        return [*(ref for table in tables for ref in table.values()), *chained]  # type: ignore[attr-defined]
+
+    @property
     def variants(self) -> list[str]:
         """The variants, in the order of the params."""
         return list(self.params.compress)

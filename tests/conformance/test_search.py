@@ -15,6 +15,7 @@ from assay.flows.session import open_session
 from assay.flows.study import check_space, run_study
 from assay.plugins import registry
 from assay.plugins.contract import BadInput
+from assay.tasks import track
 
 SEARCH = '''
     """Every value of one path, by the training loss that it ends with."""
@@ -83,7 +84,7 @@ def each(install: Any) -> Any:
 
 
 def test_a_search_finds_the_better_value_and_keeps_its_trainings(each: Any, tmp_path: Path) -> None:
-    more = {"space": {"optimizer.lr": RATES}, "project": tmp_path / "p", "prefect": False}
+    more = {"space": {"optimizer.lr": RATES}, "project": tmp_path / "p", "prefect": False, "track": False}
     found = run_study("search", each, TREE, **more)
     assert found.answer == {"optimizer.lr": 0.01}
     assert found.result.arrays["loss"][1] < found.result.arrays["loss"][0]
@@ -115,12 +116,21 @@ def test_the_command_prints_the_run_that_takes_it(
     each: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     Path("params.yaml").write_text(yaml.safe_dump(TREE), encoding="utf-8")
     space = f"train.optimizer.lr={json.dumps(RATES)}"
     code, said = command(capsys, "search", "each", "--space", space, "--no-server")
     assert code == 0
     best = "--set train.optimizer.name=adamw --set train.optimizer.lr=0.01"
     assert f"best: assay run {best}" in said
+    (folder,) = track.waiting(tmp_path)
+    parent, *trainings = json.loads((folder / track.MESSAGE).read_text(encoding="utf-8"))["runs"]
+    tags = parent["tags"]
+    assert (tags["kind"], tags["method"], tags["answer"]) == ("search", "search/each", '{"optimizer.lr": 0.01}')
+    assert parent["params"]["space.optimizer.lr"] == str(RATES)
+    assert [row["params"]["train.optimizer.lr"] for row in trainings] == [str(rate) for rate in RATES]
+    assert trainings[1]["tags"]["changes"] == "train.epochs=3, train.optimizer.lr=0.01, seed=0"
+    assert [name for name, _, step in trainings[1]["metrics"] if step == 3].count("train/loss") == 1
     code, said = command(capsys, "plan", *best.split())
     assert code == 0, said
 

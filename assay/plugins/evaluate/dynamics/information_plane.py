@@ -117,7 +117,7 @@ class InformationPlane(Evaluator):
     the paper does, layers without bounds over the range that they have at any kept checkpoint, as Saxe et al. do
     for ReLU, and the predicted probabilities (`output`) over [0, 1]. Wide layers saturate at log2(examples).
 
-    Arrays: `epoch` (T,), `layer` (L,), and by epoch and layer `bits_about_input`, `bits_about_label`,
+    Arrays: `epoch` (K,), `layer` (L,), and by epoch and layer (K, L) `bits_about_input`, `bits_about_label`,
     `gradient_mean_to_std` (the last where the objective is a function of predictions; of `output`, it is that of
     all parameters outside `layers`).
     """

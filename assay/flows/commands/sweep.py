@@ -92,6 +92,8 @@ def show_plan(planned: Sweep, as_json: bool) -> None:
     for part, total, run in rows:
         text = f"point {part.point.number}: {part.point.name}  ({total} cells, {run} to run that none before it needs)"
         console.print(text, highlight=False, markup=False)
+    if planned.session.remote is not None:
+        console.print(f"{planned.session.remote.url} was not asked", highlight=False, style="dim", soft_wrap=True)
     hits = sum(item.hit for item in status)
     all_ = f"{len(planned.parts)} points, {len(planned.cells)} cells: {len(missing)} to run, {hits} hits"
     console.print(f"{all_} (sweep {planned.id})", highlight=False)

@@ -39,6 +39,11 @@ def why_not(method: Any, problem: str) -> str:
     )
 
 
+def lacks(method: Any, role: str) -> str:
+    """What a recipe must say so that a method gets the model of a role."""
+    return f"{method.method_name()} needs a {role}: say `models: {{{role}: NAME}}` beside it, a name in `trainings`"
+
+
 def unfit(method: Any, modality: str) -> str:
     """Why a method cannot take a data set's inputs, or '' where it can. Inputs are known once data are read."""
     kinds = method.card.modality
@@ -66,6 +71,12 @@ def faults(params: Any) -> Iterator[str]:
         methods += [(f"{slot}.{i}", m) for slot in TRAINS_MANY for i, m in enumerate(getattr(train, slot))]
         own = learned(params, train)
         yield from (f"{key}.{slot}: {why_not(m, own)}" for slot, m in methods if not fits(m, own))
+        yield from (
+            f"{key}.{slot}: {lacks(m, role)}"
+            for slot, m in methods
+            for role in m.card.roles
+            if role not in train.models
+        )
         for i, around in enumerate(train.around[:-1]):
             if "apart" in around.card.needs:
                 yield f"{key}.around.{i}: {around.method_name()} needs each example's gradient: put it last"

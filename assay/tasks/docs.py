@@ -21,7 +21,7 @@ from assay.tasks.scaffold import base_of, functions
 
 OWN = "assay"
 INDEX = "README.md"
-LISTS = ("problems", "modality", "needs", "drops", "gives")
+LISTS = ("problems", "modality", "needs", "roles", "drops", "gives")
 SITES = {"arxiv:": "https://arxiv.org/abs/", "doi:": "https://doi.org/"}
 MADE = "<!-- Made by `make docs` from the methods' cards. Edit the methods, not this page. -->"
 

@@ -30,14 +30,16 @@ LINKS = [
     {"name": "prune/channels", "ratio": 0.5, "round_to": 4},
     {"name": "factorize/svd"},
     {"name": "recover/finetune", "epochs": 1},
+    {"name": "recover/distill", "epochs": 1},
 ]
 
 
 def names(slot: str) -> list[str]:
-    """Every method of a slot that is installed with Assay and can classify plain labelled images."""
+    """Every method of a slot that is installed with Assay and can classify plain labelled images by itself."""
     entries = [e for e in registry.index().entries.values() if e.slot == slot and e.dist == "assay"]
     cards = {e.id.rsplit("/", 1)[1]: registry.load(e.id).card for e in entries}
-    return [n for n, c in cards.items() if {"any", "classification"} & set(c.problems) and "group" not in c.needs]
+    fit = {n: c for n, c in cards.items() if {"any", "classification"} & set(c.problems) and "group" not in c.needs}
+    return [n for n, c in fit.items() if not c.roles]
 
 
 def onion(optimizer: str, around: list[str]) -> list[str]:

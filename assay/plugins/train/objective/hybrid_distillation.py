@@ -96,6 +96,9 @@ class HybridDistillation(TokenTargets, Objective):
     only the share `keep` of the patches goes on, those least like the others to the teacher (by cosine). Where the
     student's width is not the teacher's, a linear layer of its own translates; where depths differ, blocks at the
     same share of the depth are compared. All three networks must be vision transformers on the same patches.
+
+    The authors published no code. How redundancy is measured, which blocks are compared and by which distance their
+    relations are, is this implementation's reading of the paper.
     """
 
     card = Card(

@@ -2,7 +2,9 @@
 masked image modelling teacher's token relations, beside students of either alone.
 
 Measured on test images that are whole: the divergence of the student's attention from the second teacher's, the
-distance of its features from the first's, and the accuracy of a linear probe of its features.
+distance of its features from the first's, and the accuracy of a linear probe of its features. The last is to be no
+lower than that of the student of features alone, and is: not reproduced. The second teacher, too, learned little here
+that a probe can use.
 """
 
 from __future__ import annotations
@@ -127,7 +129,7 @@ def students(seed: int) -> dict[str, dict[str, float]]:
         "mim": train(vit(seed + 100), data, make("train/objective", "masked_image_modelling"), context(seed), 40),
     }
     lab = SmallLab(vit(seed + 200), data, models)
-    found = {"parent": lab.parent}
+    found = {}
     for name, weight in (("hybrid", 1.0), ("features alone", 0.0)):
         link = HybridDistill(epochs=EPOCHS, teacher="supervised", mim_teacher="mim", alpha=weight, beta=weight)
         found[name] = link.apply(lab.parent, record := link.fit(lab.parent, data, context(seed), lab=lab))
@@ -139,16 +141,17 @@ def students(seed: int) -> dict[str, dict[str, float]]:
 
     ctx = context(0, teacher=models["supervised"], mim_teacher=models["mim"])
     found["relations alone"] = train(copy.deepcopy(lab.parent), data, both, ctx, EPOCHS, related)
-    return {name: judged(model, models, data) for name, model in {**found, **models}.items()}
+    return {name: judged(model, models, data) for name, model in found.items()}
 
 
 @pytest.mark.claim
 @pytest.mark.slow
-def test_a_student_of_both_has_the_relations_of_one_and_the_features_of_the_other() -> None:
-    found = [students(seed) for seed in SEEDS]
-    for row in found:
+def test_a_student_of_both_is_near_both_but_a_probe_of_it_is_less_accurate() -> None:
+    for seed in SEEDS:
+        row = students(seed)
         print({name: {k: round(v, 4) for k, v in values.items()} for name, values in row.items()})
-    for row in found:
-        assert row["hybrid"]["relations"] < row["features alone"]["relations"]
-        assert row["hybrid"]["features"] < row["relations alone"]["features"]
-        assert row["hybrid"]["probe"] >= row["features alone"]["probe"]
+        assert row["hybrid"]["relations"] < 0.2 * row["features alone"]["relations"]  # found: 0.05 to 0.07 of it
+        assert row["hybrid"]["features"] < 0.7 * row["relations alone"]["features"]  # found: 0.36 to 0.51 of it
+        assert (
+            row["hybrid"]["probe"] < row["features alone"]["probe"]
+        )  # found: 0.86, 0.84, 0.79 against 0.89, 0.85, 0.87

@@ -1,6 +1,7 @@
 """Masked image modelling (arxiv:2111.09886) on small digits: a transformer that first learned, without labels, what
 missing patches look like is finetuned on 100 labelled ones, beside one that is trained on these from scratch, with the
-same epochs of labels and the same choice of learning rates."""
+same epochs of labels and the same choice of learning rates. It is no more accurate: not reproduced. In so short a training
+on images of sixteen patches its own loss hardly falls below that of each pixel's median, which asks for no network."""
 
 from __future__ import annotations
 
@@ -76,7 +77,8 @@ def accuracies(seed: int) -> tuple[float, float]:
 
 @pytest.mark.claim
 @pytest.mark.slow
-def test_few_labels_go_further_after_it() -> None:
+def test_few_labels_go_no_further_after_it() -> None:
     found = [accuracies(seed) for seed in SEEDS]
-    print(found)
-    assert all(after > scratch + 0.02 for scratch, after in found), found
+    print(found)  # 0.716, 0.672, 0.716 from scratch, 0.712, 0.684, 0.718 after it
+    gains = [after - scratch for scratch, after in found]
+    assert abs(sum(gains)) / len(gains) < 0.02, found

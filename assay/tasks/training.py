@@ -407,6 +407,15 @@ def _check_output(model: nn.Module, data: Data, name: str) -> None:
         )
 
 
+def _check_start(learner: Learner, card: ModelCard) -> None:
+    """Raises BadInput where a learner that makes the network is to train on what another has made."""
+    id = registry.method_id(learner)
+    if type(learner).apply is not Learner.apply and id not in [step.id for step in card.edits]:
+        raise BadInput(
+            f"train.learner: {learner.method_name()} trains the networks that it makes; this model is another"
+        )
+
+
 def train(job: Job) -> None:
     """Trains the model of a recipe on the data set `data`, from scratch or from the model `start`.
 
@@ -419,6 +428,7 @@ def train(job: Job) -> None:
     if "start" in job.inputs:
         torch.manual_seed(seed_for(seed, "model"))
         model, card = load_model(job.inputs["start"]), load_card(job.inputs["start"])
+        _check_start(recipe.one("learner"), card)
     else:
         model, card = initial_model(data, recipe, seed, job.inputs["data"])
     training = Training(job, data, recipe, card, model)

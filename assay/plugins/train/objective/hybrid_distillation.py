@@ -106,6 +106,7 @@ class HybridDistillation(TokenTargets, Objective):
         paper="arxiv:2306.15876",
         problems=("classification", "representation"),
         modality=("image",),
+        needs=("activations",),
         roles=("teacher", "mim_teacher"),
     )
 

@@ -36,11 +36,12 @@ class MaskedImageModelling(Objective):
     card = Card(
         title="SimMIM: A Simple Framework for Masked Image Modeling",
         paper="arxiv:2111.09886",
-        claim="Finetuned on few labels, a network that it trained first is more accurate than one from scratch (on small "
-        "digits, after a short training, this did not show).",
+        claim="Finetuned on few labels, a network that it trained first is more accurate than one from scratch (on "
+        "small digits, after a short training, this did not show).",
         verdict="not reproduced",
         problems=("classification", "representation"),
         modality=("image",),
+        needs=("activations",),
         coupled=True,
     )
     ratio: float = Field(0.6, gt=0, lt=1, description="share of the patches that are missing")

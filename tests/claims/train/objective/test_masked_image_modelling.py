@@ -1,7 +1,8 @@
 """Masked image modelling (arxiv:2111.09886) on small digits: a transformer that first learned, without labels, what
 missing patches look like is finetuned on 100 labelled ones, beside one that is trained on these from scratch, with the
-same epochs of labels and the same choice of learning rates. It is no more accurate: not reproduced. In so short a training
-on images of sixteen patches its own loss hardly falls below that of each pixel's median, which asks for no network."""
+same epochs of labels and the same choice of learning rates. It is no more accurate: not reproduced. In so short a
+training on images of sixteen patches its own loss hardly falls below that of each pixel's median, which asks for no
+network."""
 
 from __future__ import annotations
 

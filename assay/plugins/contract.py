@@ -124,6 +124,7 @@ class Card(BaseModel):
     problems: tuple[str, ...] = Field(("any",), description="problems it can be asked of")
     modality: tuple[str, ...] = Field(("any",), description="kinds of input it can take")
     needs: tuple[str, ...] = Field((), description="what the model or data must have")
+    roles: tuple[str, ...] = Field((), description="the named models that it cannot do without: `train.models`")
     drops: tuple[str, ...] = Field((), description="what a link takes from the model")
     gives: tuple[str, ...] = Field((), description="what a source, transform, link or learner adds")
     refuses: tuple[str, ...] = Field((), description="slots of the recipe that a learner has no place for")

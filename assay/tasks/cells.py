@@ -291,12 +291,14 @@ def _reads(method: Any) -> bool:
     return isinstance(method, Objective | Penalty) and type(method).reads not in (Objective.reads, Penalty.reads)
 
 
-def _check_asked(label: str, recipe: Mapping[str, Any]) -> None:
+def _check_asked(label: str, recipe: Mapping[str, Any], ask: Ask) -> None:
     """Raises BadInput where a recipe that a method changed has what its learner cannot honour. What it has no
-    place for among the methods that every recipe has does not count: they may be there by default."""
+    place for among the methods that every recipe has counts where the method asks for it: others may be there by
+    default."""
     learner = method_of(recipe["learner"])
     asked = {slot: [method_of(m) for m in recipe[slot]] for slot in ("edit", "augment", "penalty", "around")}
-    single = [slot for slot in ("objective", "optimizer", "schedule") if slot not in learner.card.refuses]
+    every = ("objective", "optimizer", "schedule")
+    single = [slot for slot in every if slot not in learner.card.refuses or slot in ask.changes]
     asked.update({slot: [method_of(recipe[slot])] for slot in single})
     for slot, why in learner_faults(learner, asked):
         raise BadInput(f"{label}: train.{slot}: {why}")
@@ -391,7 +393,7 @@ def ask_cells(
         if isinstance(ask.start, Ask):
             (before,) = ask_cells(f"{name} start", [ask.start], recipe, seed, env, stage, {**inputs, "data": data})
             chain, start = [*chain, *before], before[-1].ref
-        _check_asked(name, changed)
+        _check_asked(name, changed, ask)
         training = training_cell(name, changed, own_seed, data, env, start, models, stage)
         found.append([*chain, training])
     return found

@@ -32,6 +32,9 @@ from assay.plugins.contract import (
 from assay.plugins.testing.base import Case, Skipped, context
 from assay.plugins.testing.worlds import World, all_worlds, train_steps
 
+ROLES = ("teacher", "mim_teacher", "guide", "judge")
+"""Roles of the named models that methods are given."""
+
 
 class TinyObjective(Objective):
     """What the world's model is trained on."""
@@ -205,7 +208,7 @@ class TinyLab:
 @functools.lru_cache(maxsize=8)
 def named_models(world: World) -> Mapping[str, nn.Module]:
     """Frozen models under the roles that a recipe may give; shared, as a method must not change them."""
-    return {role: world.model(3).requires_grad_(False) for role in ("teacher", "guide", "judge")}
+    return {role: world.model(3).requires_grad_(False) for role in ROLES}
 
 
 def plain_context(world: World, seed: int = 0, **more: Any) -> Any:

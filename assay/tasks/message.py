@@ -155,10 +155,12 @@ def _curves(prefix: str, lines: Iterator[dict[str, str]] | csv.DictReader[str]) 
 
 def _requirements(card: ModelCard) -> list[str]:
     """What must be installed where the model is served."""
-    ids = [step.id for step in (card.model, *card.edits, *card.links, *card.preprocessing)]
-    found = {entry.dist: entry.version for entry in map(registry.find, ids)}
-    kernels = ("onnxruntime",) if "int8" in card.gives else ()
-    found |= {name: version(name) for name in ("assay", "torch", *kernels)}
+    steps = (card.model, *card.edits, *card.links, *card.preprocessing)
+    found = {entry.dist: entry.version for entry in (registry.find(step.id) for step in steps)}
+    cards = [registry.load(step.id).card for step in steps]
+    libraries = {one.library for one in cards if one.extra}
+    kernels = {"onnxruntime"} if "int8" in card.gives else set()
+    found |= {name: version(name) for name in ("assay", "torch", *libraries, *kernels)}
     return [f"{name}=={number}" if number else name for name, number in sorted(found.items())]
 
 

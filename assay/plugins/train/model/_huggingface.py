@@ -27,8 +27,8 @@ MEANINGLESS = re.compile(r"LABEL_\d+")
 
 
 def file_of(path: str, revision: str, name: str) -> Path | None:
-    """A file of a folder, or of the hub's `path` at a commit (kept in the hub's own cache); None where there is none
-    of this name. Raises ValueError where there is no such folder, or the hub gives no answer."""
+    """A file of a folder, or of the hub's `path` at a commit (kept in the hub's cache); None where there is none of
+    this name. Raises ValueError where there is no such folder, or the hub gives no answer."""
     folder = Path(path).expanduser()
     if folder.is_dir():
         return folder / name if (folder / name).is_file() else None

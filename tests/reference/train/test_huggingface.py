@@ -335,6 +335,7 @@ def data_of(spec: DataSpec) -> Data:
 CASES = [("huggingface", "vit", IMAGES), ("huggingface", "resnet", IMAGES), ("huggingface_text", "gpt2", SEQUENCE)]
 LINKS: list[dict[str, Any]] = [
     {"name": "prune/magnitude", "sparsity": 0.5},
+    {"name": "prune/channels", "ratio": 0.5, "round_to": 4},
     {"name": "factorize/svd", "by": "ratio", "keep": 0.3},
     {"name": "quantize/int8_static", "examples": 32},
 ]

@@ -121,8 +121,9 @@ class Held(nn.Module):
         return found
 
 
-def hold(network: nn.Module, x: Tensor) -> list[str]:
-    """Puts a holder around each layer whose weight the network's own code reads on its way, and returns their names."""
+def tried(network: nn.Module, x: Tensor) -> Tensor:
+    """The network's answer to two examples, in eval mode; each layer whose weight its own code read on the way is in a
+    holder from then on. Raises BadInput where it cannot take them."""
     asked: set[str] = set()
     layers = {name: layer for name, layer in network.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)}
     training = network.training
@@ -130,12 +131,17 @@ def hold(network: nn.Module, x: Tensor) -> list[str]:
         network.set_submodule(name, Asked(layer, name, asked))
     try:
         with torch.no_grad():
-            network.eval()(x)
+            found: Tensor = network.eval()(x)
+    except Exception as error:
+        raise BadInput(
+            f"train.model: {type(network).__name__} cannot take the data's examples, of shape {list(x.shape[1:])}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
     finally:
         for name, layer in layers.items():
             network.set_submodule(name, Held(layer) if name in asked else layer)
         network.train(training)
-    return sorted(asked)
+    return found
 
 
 def finished(network: nn.Module, forward: type, x: Tensor, expected: tuple[int, ...], **own: Any) -> nn.Module:
@@ -144,8 +150,11 @@ def finished(network: nn.Module, forward: type, x: Tensor, expected: tuple[int, 
     module = plain(network, forward)
     for name, value in own.items():
         setattr(module, name, value)
-    check_module(module, x, expected)
-    hold(module, x)
+    found = tuple(tried(module, x).shape[1:])
+    if found != expected:
+        raise BadInput(
+            f"train.model: {type(module).__name__} gives {list(found)} for each example, not {list(expected)}"
+        )
     return module
 
 
@@ -181,22 +190,3 @@ def _inside(held: list[str], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]
             for name, value in found.items()
         }
     return found
-
-
-def check_module(module: nn.Module, x: Tensor, expected: tuple[int, ...]) -> None:
-    """Raises BadInput where the network cannot take these two examples, or gives another shape."""
-    training = module.training
-    try:
-        with torch.no_grad():
-            found = tuple(module.eval()(x).shape[1:])
-    except Exception as error:
-        raise BadInput(
-            f"train.model: {type(module).__name__} cannot take the data's examples, of shape {list(x.shape[1:])}: "
-            f"{type(error).__name__}: {error}"
-        ) from error
-    finally:
-        module.train(training)
-    if found != expected:
-        raise BadInput(
-            f"train.model: {type(module).__name__} gives {list(found)} for each example, not {list(expected)}"
-        )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Protocol, get_args, get_origin
 
 import torch
@@ -234,6 +235,11 @@ class Model(Method):
     def weights(self, given: Mapping[str, Tensor], spec: DataSpec) -> Mapping[str, Tensor]:
         """The tensors of a checkpoint that a user brings, by the names in the module that `build` gives."""
         return given
+
+    def pretrained(self) -> Path:
+        """The safetensors file that comes with the architecture, which `train.from: pretrained` means. Raises BadInput
+        where none does."""
+        raise BadInput("train.from: no weights come with this model: name a safetensors file")
 
 
 class Edit(Method):

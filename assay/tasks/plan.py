@@ -12,11 +12,11 @@ from typing import Any
 from assay.plugins import registry
 from assay.plugins.values import BadInput
 from assay.tasks import cells as c
-from assay.tasks import given
+from assay.tasks import given, registered, started
 from assay.tasks.askable import effective, learned, problem_name
 from assay.tasks.cells import Cell, Env, Ref
 from assay.tasks.job import MODEL
-from assay.tasks.params import DENSE, Params, Train, labels, named_by
+from assay.tasks.params import DENSE, PRETRAINED, Params, Train, labels, named_by
 from assay.tasks.versions import source_digest
 
 RANDOM = "random"
@@ -27,7 +27,8 @@ class Plan:
     """The cells of one run in an order in which they can be computed, and where each answer is.
 
     `models` maps dense, each variant, `reseeded-i` and `random` to model artifacts; the other tables map
-    what was asked to the artifact with the answer. `skipped` says what was left out and why.
+    what was asked to the artifact with the answer. `skipped` says what was left out and why, `starts` which
+    registered models a section starts from.
     """
 
     params: Params
@@ -45,6 +46,7 @@ class Plan:
     exported: dict[str, Ref] = field(default_factory=dict)
     unseen: list[str] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    starts: Mapping[str, registered.Start] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
@@ -136,8 +138,9 @@ def _used(kind: str, method: Any, id: str) -> dict[str, Any]:
 def make_plan(params: Params, project: Path, device: str) -> Plan:
     """Plans a run. Reads no data; a source that was never materialised is in `unseen` and gets a
     provisional key."""
+    params, starts = registered.resolved(params, project)
     planned, skipped = effective(params)
-    plan = Plan(planned, Env(device, params.threads, str(project.resolve())), skipped=skipped)
+    plan = Plan(planned, Env(device, params.threads, str(project.resolve())), skipped=skipped, starts=starts)
     params = planned
     plan.data["main"] = _prepare(plan, "prepare", params.prepare, project)
     for name, steps in params.datasets.items():
@@ -187,8 +190,9 @@ def _train(plan: Plan) -> None:
         plan.models[RANDOM] = plan.add(
             c.training_cell("train random", untrained, seed + 7919, data, plan.env, None, models)
         )
+    own = plan.starts["train"].card.gives if "train" in plan.starts else ()
     for name in plan.models:
-        plan.gives[name] = frozenset()
+        plan.gives[name] = frozenset(own if name == DENSE else ())
 
 
 def _training(plan: Plan, key: str, label: str, train: Train, seed: int, models: Mapping[str, Ref]) -> Ref:
@@ -198,7 +202,11 @@ def _training(plan: Plan, key: str, label: str, train: Train, seed: int, models:
         return plan.add(c.training_cell(label, recipe, seed, data, plan.env, None, models))
     if train.start in plan.trainings:
         return plan.trainings[train.start]
-    path = given.weights_file(Path(plan.env.project), key, train.start)
+    if key in plan.starts:
+        start, problem = plan.starts[key], learned(plan.params, train)
+        return plan.add(started.started_cell(label, key, start.folder, start.reference, problem, data, plan.env))
+    file = str(train.model.pretrained()) if train.start == PRETRAINED else train.start
+    path = given.weights_file(Path(plan.env.project), key, file)
     return plan.add(given.given_cell(label, key, recipe, path, seed, data, plan.env))
 
 
@@ -230,7 +238,7 @@ def _compress(plan: Plan) -> None:
             )
             chain.append(ref)
         plan.models[variant], plan.chains[variant] = ref, chain
-        plan.gives[variant] = frozenset(word for link in links for word in link.card.gives)
+        plan.gives[variant] = plan.gives[DENSE] | {word for link in links for word in link.card.gives}
 
 
 def _attribute(plan: Plan) -> None:

@@ -352,7 +352,9 @@ class Trained:
 
 class Lab(Protocol):
     """What a method that trains is given. `train` returns finished trainings or raises `Pending`; `loss` is the
-    recipe's objective of predictions (N,), None where that is no function of predictions alone."""
+    recipe's objective of predictions (N,), None where that is no function of predictions alone. `evaluate` judges a
+    model's predictions: made as the run makes them in audits, studies and searches, the network's own in transforms
+    and links, which come before."""
 
     data: Data
     recipe: Mapping[str, Any]
@@ -377,9 +379,11 @@ class Subject:
 
     `loss` is the recipe's objective of predictions, (N,), None where that is no function of predictions alone.
     `predict` is the deployed inference (onnxruntime's kernels for an int8 model); `model` the module
-    with gradients. `images` is the audited part of the test split with `target`, the dense model's
-    prediction; `explain` recomputes the audited saliency on any model; `runtime(batch_size, threads)`
-    gives a callable of the exported model in onnxruntime and `exported` the exported file.
+    with gradients, which predicts by the run's method of the slot `predict` where gradients pass through that.
+    `images` is the audited part of the test split with `target`, the dense model's
+    prediction; `explain` recomputes the audited saliency on any model; `exported` is the exported file, and
+    `runtime(threads)` what a user would call, inputs to predictions on the CPU: that file in onnxruntime, or the
+    run's method of `predict`.
     """
 
     model: nn.Module

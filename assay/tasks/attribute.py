@@ -46,7 +46,7 @@ def saliency(job: Job) -> None:
     holds the reason instead.
     """
     spec = load_card(job.inputs["model"]).spec
-    inference = inference_of(job)
+    inference = inference_of(job.spec, job.inputs, job.device)
     images = _images(job, inference)
     model = cached_model(job.inputs["model"], str(job.device))
     prediction = predict_rows(model, images, spec, inference)
@@ -115,7 +115,7 @@ def audit(job: Job) -> None:
     if reason:
         save_not_auditable(job.out, reason)
         return
-    inference = inference_of(job)
+    inference = inference_of(job.spec, job.inputs, job.device)
     explain = explainer(job.method("saliency"), int(job.spec["seed"]), spec, job.device, inference)
     subject = make_subject(job.inputs, job.device, _images(job, inference), explain, inference)
     ctx = job.context(spec, method.method_name())

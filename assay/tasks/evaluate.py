@@ -19,13 +19,13 @@ def evaluate(job: Job) -> None:
     """An evaluator's numbers and arrays on one model, or also along its training's kept checkpoints; the
     reason where it cannot be asked of it."""
     method = job.method()
-    inference = inference_of(job)
+    inference = inference_of(job.spec, job.inputs, job.device)
     subject = make_subject(job.inputs, job.device, inference=inference, loss=loss_by(job.method("objective")))
 
     reason = unfit(method, subject.spec.modality)
-    if not inference.plain and "grad" in method.card.needs:
+    if not inference.differentiable and "grad" in method.card.needs:
         # It would differentiate the network alone, and call that the prediction's.
-        reason = f"it needs the gradient of predictions, which come from {inference.method.method_name()}"
+        reason = f"it needs the gradient of predictions, and {inference.method.method_name()} leaves none"
     if reason:
         save_not_auditable(job.out, reason)
         return

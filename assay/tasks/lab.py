@@ -14,15 +14,9 @@ from assay.plugins import registry
 from assay.plugins.contract import Ask, Data, Result, Subject, Trained
 from assay.tasks.artifacts import checkpoints, load_checkpoint, load_data, load_model
 from assay.tasks.cells import Cell, Ref, ask_cells
-from assay.tasks.job import context, seed_for
+from assay.tasks.job import context, method_of, seed_for
 from assay.tasks.store import Store
-from assay.tasks.subject import Inference, loss_by, predictor, scorer
-
-
-def registry_method(entry: Mapping[str, Any]) -> Any:
-    """The method of an entry of the recipe."""
-    slot, _, name = entry["id"].rpartition("/")
-    return registry.make(slot, {"name": name, **entry["params"]}, entry["id"])
+from assay.tasks.subject import inference_of, loss_by, predictor, scorer
 
 
 class Pending(Exception):
@@ -41,14 +35,14 @@ class CellLab:
         self.recipe: Mapping[str, Any] = cell.spec["recipe"]
         self.seed: int = int(cell.spec["train_seed"])
         self.data: Data = load_data(self._folder(cell.inputs["data"]))
-        self.loss = loss_by(registry_method(self.recipe["objective"]))
+        self.loss = loss_by(method_of(self.recipe["objective"]))
 
     def _folder(self, ref: Ref) -> Any:
         return self.store.folder(ref.slot, ref.key)
 
     def new_model(self, seed: int) -> nn.Module:
         """A new model of the recipe's architecture."""
-        method = registry_method(self.recipe["model"])
+        method = method_of(self.recipe["model"])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_for(seed, "model"))
             model: nn.Module = method.build(self.data.spec, context(seed, "init", self.data.spec, self.device))
@@ -80,11 +74,15 @@ class CellLab:
         )
 
     def evaluate(self, model: nn.Module, evaluator: str | Mapping[str, Any]) -> Result:
-        """An evaluator's result for a model on the lab's data."""
+        """An evaluator's result for a model on the lab's data; the model predicts as the run's do, where the cell
+        knows how. Raises NotAuditable where the evaluator needs a gradient that predictions have not."""
         method = registry.make("evaluate", evaluator, "lab.evaluate")
+        inputs = {role: self._folder(ref) for role, ref in self.cell.inputs.items()}
+        inference = inference_of(self.cell.spec, inputs, self.device)
+        see = inference.module if "grad" in method.card.needs else inference.seen
         subject = Subject(
-            model=model,
-            predict=predictor(model, self.data.spec, Inference()),
+            model=see(model, self.data.spec),
+            predict=predictor(model, self.data.spec, inference),
             spec=self.data.spec,
             data={"main": self.data},
             score=scorer(self.data.spec),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ from assay.tasks.artifacts import (
     trajectory,
 )
 from assay.tasks.export import export_onnx, session
-from assay.tasks.job import MODEL, Job, context, seed_for
+from assay.tasks.job import MODEL, context, method_of, seed_for
 
 PREDICT_ROWS = 256
 
@@ -81,8 +82,14 @@ class Inference:
         """Whether a prediction is the model's own pass."""
         return self.method is None
 
+    @property
+    def differentiable(self) -> bool:
+        """Whether gradients pass through a prediction."""
+        return self.method is None or "grad" not in self.method.card.drops
+
     def __call__(self, model: nn.Module, batch: Batch, spec: DataSpec) -> Tensor:
         """Predictions of a batch, with gradients where there are any."""
+        model = network(model)
         if self.method is None:
             own: Tensor = model(batch.x)
             return own
@@ -93,11 +100,14 @@ class Inference:
 
     def module(self, model: nn.Module, spec: DataSpec) -> nn.Module:
         """The model as attributions see it. Raises NotAuditable where the method leaves no gradient."""
-        if self.method is None:
-            return model
-        if "grad" in self.method.card.drops:
+        if not self.differentiable:
             raise NotAuditable(f"its predictions come from {self.method.method_name()}, which has no gradient")
-        return Predicting(model, self, spec)
+        return self.seen(model, spec)
+
+    def seen(self, model: nn.Module, spec: DataSpec) -> nn.Module:
+        """The model as audits and evaluators look at it: its pass is a prediction where gradients pass through
+        the method, else its own."""
+        return model if self.plain or not self.differentiable else Predicting(network(model), self, spec)
 
 
 PLAIN = Inference()
@@ -122,28 +132,33 @@ def loss_by(objective: Any) -> Callable[[Tensor, Batch], Tensor] | None:
     return score if type(objective).loss is Objective.loss else None
 
 
-def inference_of(job: Job) -> Inference:
-    """How the models of a cell predict."""
-    if "predict" not in job.spec:
+def inference_of(spec: Mapping[str, Any], inputs: Mapping[str, Path], device: torch.device) -> Inference:
+    """How the models of a cell with this spec and these inputs predict."""
+    if "predict" not in spec:
         return Inference()
-    named = tuple((r.removeprefix(MODEL), path) for r, path in sorted(job.inputs.items()) if r.startswith(MODEL))
-    return Inference(job.method("predict"), int(job.spec["seed"]), named, str(job.device))
+    named = tuple((r.removeprefix(MODEL), path) for r, path in sorted(inputs.items()) if r.startswith(MODEL))
+    return Inference(method_of(spec["predict"]), int(spec["seed"]), named, str(device))
 
 
 class Predicting(nn.Module):
-    """A model that predicts through a method; its submodules are the model's own, so that taps find them."""
+    """A model that predicts through a method. It is a view: submodules, parameters and buffers are the model's own,
+    so that taps find them, and what is put in their place is used."""
 
     def __init__(self, model: nn.Module, inference: Inference, spec: DataSpec):
         super().__init__()
-        for name, child in model.named_children():
-            self.add_module(name, child)
+        self._modules, self._parameters, self._buffers = model._modules, model._parameters, model._buffers
         self._given = (model, inference, spec)  # in a tuple: the model is not one more submodule
-        self.train(model.training)
+        self.training = model.training
 
     def forward(self, x: Tensor) -> Tensor:
         """Inputs to predictions; draws depend on an input's place in the batch."""
         model, inference, spec = self._given
         return inference(model, Batch({"index": torch.arange(len(x), device=x.device), "x": x}), spec)
+
+
+def network(model: nn.Module) -> nn.Module:
+    """The network behind a model that predicts through a method; another model itself."""
+    return model._given[0] if isinstance(model, Predicting) else model
 
 
 @functools.lru_cache(maxsize=8)
@@ -204,6 +219,21 @@ def deployed(
     return predict
 
 
+def timed_calls(folder: Path, spec: DataSpec, inference: Inference, threads: int) -> Callable[[np.ndarray], np.ndarray]:
+    """A model's predictions by a method as a function of inputs, on `threads` CPU threads."""
+    predict = predictor(cached_model(folder, "cpu"), spec, replace(inference, device="cpu"))
+
+    def call(x: np.ndarray) -> np.ndarray:
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            return predict(Batch({"index": torch.arange(len(x)), "x": torch.from_numpy(x)})).numpy()
+        finally:
+            torch.set_num_threads(before)
+
+    return call
+
+
 def scorer(spec: DataSpec) -> Scorer:
     """The score of a batch's `target`, as the problem defines it."""
     problem = problem_of(spec)
@@ -233,12 +263,19 @@ def make_subject(
         if role.startswith("data:"):
             data[role.removeprefix("data:")] = as_served(path, folder)
     exported = inputs["exported"] / "model.onnx" if "exported" in inputs else None
+    runtime = None
+    if exported is not None:
+        runtime = partial(session, exported) if inference.plain else partial(timed_calls, folder, card.spec, inference)
     reference = None
     if inputs.get("dense", folder) != folder:
         dense = {"model": inputs["dense"], "data": inputs["data"]}
         reference = make_subject(dense, device, images, inference=inference, loss=loss)
+
+    def seen(one: nn.Module) -> nn.Module:
+        return inference.seen(one, card.spec)
+
     return Subject(
-        model=model,
+        model=seen(model),
         predict=deployed(card, lambda: model, exported, inference),
         spec=card.spec,
         data=data,
@@ -246,11 +283,11 @@ def make_subject(
         score=scorer(card.spec),
         loss=loss,
         reference=reference,
-        peers=[cached_model(path, str(device)) for role, path in inputs.items() if role.startswith("peer:")],
-        trajectory=(lambda: trajectory(folder)) if checkpoints(folder) else None,
+        peers=[seen(cached_model(path, str(device))) for role, path in inputs.items() if role.startswith("peer:")],
+        trajectory=(lambda: ((name, seen(at)) for name, at in trajectory(folder))) if checkpoints(folder) else None,
         explain=explain,
         exported=exported,
-        runtime=(lambda threads: session(exported, threads)) if exported is not None else None,
+        runtime=runtime,
         facts=card.facts,
     )
 

@@ -35,6 +35,30 @@ SEARCH = '''
             best = Number(float(losses.min()), "", -1, "training loss of the best")
             return {path: values[int(losses.argmin())]}, Result({"best": best}, {"loss": losses})
 '''
+JUDGED = '''
+    """Every value of one path, by its accuracy."""
+
+    from __future__ import annotations
+
+    import numpy as np
+
+    from assay.plugins.contract import Ask, Card, Number, Result, Search
+
+
+    class Judged(Search):
+        """Trains every value of the first path and asks the lab how good each is."""
+
+        card = Card(title="Exhaustive search by accuracy")
+
+        def search(self, space, lab, ctx):
+            (path, values), *_ = space.items()
+            trained = lab.train([Ask(changes={path: value, "epochs": 3}) for value in values])
+            found = [lab.evaluate(t.model, "accuracy/top1").numbers["top1"].value for t in trained]
+            attacked = [lab.evaluate(t.model, "robustness/pgd").numbers["robust"].value for t in trained]
+            best = Number(max(found), "", 1, "accuracy of the best")
+            arrays = {"accuracy": np.array(found), "robust": np.array(attacked)}
+            return {path: values[int(np.argmax(found))]}, Result({"best": best}, arrays)
+'''
 TREE: dict[str, Any] = {
     "seed": 0,
     "device": "cpu",
@@ -75,3 +99,23 @@ def test_the_command_prints_the_run_that_takes_it(
         cli.main(["search", "each", "--space", space, "--no-server"])
     assert not stop.value.code
     assert "best: assay run --set 'train.optimizer.lr=0.01'" in capsys.readouterr().err
+
+
+def test_a_lab_judges_predictions_as_the_run_makes_them(install: Any, tmp_path: Path) -> None:
+    """Where another model answers alone, what was trained makes no difference."""
+    files = {"fake_judged/__init__.py": "", "fake_judged/judged.py": JUDGED}
+    install("fake-judged", {"search": "fake_judged"}, files)
+    method = registry.make("search", "judged")
+    more = {"space": {"optimizer.lr": RATES}, "project": tmp_path / "p", "prefect": False}
+    alone = run_study("search", method, TREE, **more).result.arrays
+    assert alone["accuracy"][0] != alone["accuracy"][1]
+    other = {**TREE["train"], "epochs": 2}
+    mixed = {
+        **TREE,
+        "trainings": {"other": other},
+        "predict": {"name": "adaptive_smoothing", "robust": "other", "alpha": 1},
+    }
+    found = run_study("search", method, mixed, **more).result.arrays
+    for name in ("accuracy", "robust"):
+        assert found[name][0] == found[name][1]
+        assert found[name][0] not in alone[name]

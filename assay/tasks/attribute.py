@@ -18,14 +18,12 @@ from assay.tasks.artifacts import (
     write_json,
 )
 from assay.tasks.askable import unfit
+from assay.tasks.inference import Inference, cached_model, inference_of
 from assay.tasks.job import Job
 from assay.tasks.subject import (
-    Inference,
     cached_data,
     cached_images,
-    cached_model,
     explainer,
-    inference_of,
     make_subject,
     predict_rows,
     problem_of,

@@ -11,8 +11,9 @@ from assay.plugins.contract import NotAuditable, Result, Subject
 from assay.tasks.artifacts import load_card, load_model, save_not_auditable, save_result
 from assay.tasks.askable import unfit
 from assay.tasks.export import export_onnx
+from assay.tasks.inference import Inference, inference_of
 from assay.tasks.job import Job
-from assay.tasks.subject import Inference, inference_of, loss_by, make_subject, predictor
+from assay.tasks.subject import loss_by, make_subject, predictor
 
 
 def evaluate(job: Job) -> None:

@@ -14,9 +14,10 @@ from assay.plugins import registry
 from assay.plugins.contract import Ask, Data, Result, Subject, Trained
 from assay.tasks.artifacts import checkpoints, load_checkpoint, load_data, load_model
 from assay.tasks.cells import Cell, Ref, ask_cells
+from assay.tasks.inference import inference_of
 from assay.tasks.job import context, method_of, seed_for
 from assay.tasks.store import Store
-from assay.tasks.subject import inference_of, loss_by, predictor, scorer
+from assay.tasks.subject import loss_by, predictor, scorer
 
 
 class Pending(Exception):

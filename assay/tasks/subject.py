@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ from assay.plugins.contract import (
     Context,
     Data,
     DataSpec,
-    NotAuditable,
     Objective,
     Predictor,
     Scorer,
@@ -29,26 +28,18 @@ from assay.plugins.contract import (
 )
 from assay.tasks.artifacts import (
     ModelCard,
-    Step,
     checkpoints,
     load_card,
     load_data,
-    load_model,
     load_steps,
     preprocess,
-    read_json,
     trajectory,
 )
 from assay.tasks.export import export_onnx, session
-from assay.tasks.job import MODEL, context, method_of, seed_for
+from assay.tasks.inference import PLAIN, Inference, cached_model
+from assay.tasks.job import seed_for
 
 PREDICT_ROWS = 256
-
-
-@functools.lru_cache(maxsize=6)
-def cached_model(folder: Path, device: str) -> nn.Module:
-    """A model artifact, kept for the next cell of this process."""
-    return load_model(folder).to(device)
 
 
 @functools.lru_cache(maxsize=4)
@@ -65,100 +56,10 @@ def as_served(folder: Path, model: Path) -> Data:
     return data if load_steps(folder / "preprocessing") else preprocess(data, load_card(model).preprocessing)
 
 
-@dataclass(frozen=True)
-class Inference:
-    """How a run's models predict: by a method of the slot `predict`, or by their own pass where that is None.
-
-    `models` are the named models that the method may ask, each with its artifact's folder.
-    """
-
-    method: Any = None
-    seed: int = 0
-    models: tuple[tuple[str, Path], ...] = ()
-    device: str = "cpu"
-
-    @property
-    def plain(self) -> bool:
-        """Whether a prediction is the model's own pass."""
-        return self.method is None
-
-    @property
-    def differentiable(self) -> bool:
-        """Whether gradients pass through a prediction."""
-        return self.method is None or "grad" not in self.method.card.drops
-
-    def __call__(self, model: nn.Module, batch: Batch, spec: DataSpec) -> Tensor:
-        """Predictions of a batch, with gradients where there are any."""
-        model = network(model)
-        if self.method is None:
-            own: Tensor = model(batch.x)
-            return own
-        ctx = context(self.seed, self.method.method_name(), spec, torch.device(self.device))
-        ctx.models = {name: cached_model(path, self.device).requires_grad_(False) for name, path in self.models}
-        found: Tensor = self.method.predict(model, batch, ctx)
-        return found
-
-    def module(self, model: nn.Module, spec: DataSpec) -> nn.Module:
-        """The model as attributions see it. Raises NotAuditable where the method leaves no gradient."""
-        if not self.differentiable:
-            raise NotAuditable(f"its predictions come from {self.method.method_name()}, which has no gradient")
-        return self.seen(model, spec)
-
-    def seen(self, model: nn.Module, spec: DataSpec) -> nn.Module:
-        """The model as audits and evaluators look at it: its pass is a prediction where gradients pass through
-        the method, else its own."""
-        return model if self.plain or not self.differentiable else Predicting(network(model), self, spec)
-
-
-PLAIN = Inference()
-"""A model's own pass."""
-
-INFERENCE = "inference"
-"""The folder beside a served model's files that says how it predicts, where that is a method's business."""
-
-
-def stored_inference(folder: Path) -> Inference:
-    """How the model served from an artifact folder predicts."""
-    if not (folder / INFERENCE / "predict.json").exists():
-        return Inference()
-    told = read_json(folder / INFERENCE / "predict.json")
-    named = tuple((name, folder / INFERENCE / name) for name in sorted(told["models"]))
-    return Inference(Step(told["method"]["id"], told["method"]["params"]).method(), int(told["seed"]), named)
-
-
 def loss_by(objective: Any) -> Callable[[Tensor, Batch], Tensor] | None:
     """An objective's loss of predictions (N,), None where the objective calls the model itself."""
     score: Callable[[Tensor, Batch], Tensor] = objective.score
     return score if type(objective).loss is Objective.loss else None
-
-
-def inference_of(spec: Mapping[str, Any], inputs: Mapping[str, Path], device: torch.device) -> Inference:
-    """How the models of a cell with this spec and these inputs predict."""
-    if "predict" not in spec:
-        return Inference()
-    named = tuple((r.removeprefix(MODEL), path) for r, path in sorted(inputs.items()) if r.startswith(MODEL))
-    return Inference(method_of(spec["predict"]), int(spec["seed"]), named, str(device))
-
-
-class Predicting(nn.Module):
-    """A model that predicts through a method. It is a view: submodules, parameters and buffers are the model's own,
-    so that taps find them, and what is put in their place is used."""
-
-    def __init__(self, model: nn.Module, inference: Inference, spec: DataSpec):
-        super().__init__()
-        self._modules, self._parameters, self._buffers = model._modules, model._parameters, model._buffers
-        self._given = (model, inference, spec)  # in a tuple: the model is not one more submodule
-        self.training = model.training
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Inputs to predictions; draws depend on an input's place in the batch."""
-        model, inference, spec = self._given
-        return inference(model, Batch({"index": torch.arange(len(x), device=x.device), "x": x}), spec)
-
-
-def network(model: nn.Module) -> nn.Module:
-    """The network behind a model that predicts through a method; another model itself."""
-    return model._given[0] if isinstance(model, Predicting) else model
 
 
 @functools.lru_cache(maxsize=8)

@@ -21,9 +21,10 @@ from assay.plugins.predict.adaptive_smoothing import AdaptiveSmoothing
 from assay.plugins.predict.ode_sampler import OdeSampler
 from assay.tasks.artifacts import load_attribution, load_card, load_data, load_model, load_result, not_auditable
 from assay.tasks.cells import Ref
+from assay.tasks.inference import Inference, network
 from assay.tasks.job import context
 from assay.tasks.params import BadInput, validate
-from assay.tasks.subject import Inference, cached_images, make_subject, network
+from assay.tasks.subject import cached_images, make_subject
 
 RECIPE = {"model": {"name": "mlp", "hidden": [32]}, "optimizer": {"name": "adamw", "lr": 0.01}, "epochs": 3}
 TREE: dict[str, Any] = {
@@ -129,6 +130,13 @@ def test_what_is_timed_is_what_a_user_calls(opened: api.Session) -> None:
     assert plain.runtime is not None
     alone = load_model(places["model"])(x).detach()
     np.testing.assert_allclose(plain.runtime(1)(x.numpy()), alone, atol=1e-4)
+
+
+def test_the_report_says_how_models_predict(opened: api.Session) -> None:
+    (page,) = opened.project.glob("reports/*/report.html")
+    said = "Every model predicts by adaptive_smoothing (robust safe, alpha 0.9)."
+    assert said in page.read_text(encoding="utf-8")
+    assert said.replace("_", "\\_") in page.with_name("model_card.md").read_text(encoding="utf-8")
 
 
 class Shifted(nn.Module):

@@ -15,11 +15,12 @@ from markupsafe import Markup
 from assay.plugins.values import Batch, DataSpec
 from assay.tasks.artifacts import load_attribution, load_result, not_auditable, read_json
 from assay.tasks.cells import Ref
+from assay.tasks.inference import inference_of
 from assay.tasks.params import labels
 from assay.tasks.plan import DENSE, RANDOM, Plan
 from assay.tasks.report.svg import tag
 from assay.tasks.store import Store
-from assay.tasks.subject import cached_images, inference_of
+from assay.tasks.subject import cached_images
 
 ROWS = 6
 SIDE = 96

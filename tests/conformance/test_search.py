@@ -109,7 +109,7 @@ def test_a_lab_judges_predictions_as_the_run_makes_them(install: Any, tmp_path: 
     more = {"space": {"optimizer.lr": RATES}, "project": tmp_path / "p", "prefect": False}
     alone = run_study("search", method, TREE, **more).result.arrays
     assert alone["accuracy"][0] != alone["accuracy"][1]
-    other = {**TREE["train"], "optimizer": {"name": "adamw", "lr": 0.02}, "epochs": 6}
+    other = {**TREE["train"], "optimizer": {"name": "adamw", "lr": 0.02}, "epochs": 15}
     mixed = {
         **TREE,
         "trainings": {"other": other},
@@ -118,4 +118,4 @@ def test_a_lab_judges_predictions_as_the_run_makes_them(install: Any, tmp_path: 
     found = run_study("search", method, mixed, **more).result.arrays
     for name in ("accuracy", "robust"):
         assert found[name][0] == found[name][1]
-    assert found["accuracy"][0] > alone["accuracy"].max() + 0.2
+    assert found["accuracy"][0] > alone["accuracy"].max() + 0.1, (found, alone)

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from assay.plugins.contract import Batch, Card, Context, Field, Predict
+from assay.plugins.contract import BadInput, Batch, Card, Context, Field, Predict
 
 
 def mixed(standard: Tensor, robust: Tensor, alpha: float) -> Tensor:
@@ -48,5 +48,11 @@ class AdaptiveSmoothing(Predict):
     alpha: float = Field(0.5, gt=0, le=1, description="weight of the robust classifier's probabilities")
 
     def predict(self, model: nn.Module, batch: Batch, ctx: Context) -> Tensor:
-        """Logarithms of the mixed probabilities (N, classes), differentiable through both models."""
-        return mixed(model(batch.x), ctx.models[self.robust](batch.x), self.alpha)
+        """Logarithms of the mixed probabilities (N, classes), differentiable through both models. Raises BadInput where
+        they answer different numbers of classes."""
+        standard, robust = model(batch.x), ctx.models[self.robust](batch.x)
+        if standard.shape != robust.shape:
+            raise BadInput(
+                f"predict.robust: '{self.robust}' answers {robust.shape[1]} classes, the model {standard.shape[1]}"
+            )
+        return mixed(standard, robust, self.alpha)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from assay.plugins.contract import Batch, Context, DataSpec
+from assay.plugins.contract import BadInput, Batch, Context, DataSpec
 from assay.plugins.predict.adaptive_smoothing import AdaptiveSmoothing, mixed
 
 ALPHAS = [0.1, 0.5, 0.7, 0.95, 1.0]
@@ -110,7 +110,9 @@ def test_a_weight_below_one_half_certifies_nothing() -> None:
     assert mixed(torch.tensor([[0.0, 1e4, 0.0]]), sure, 0.51).argmax() == 0
 
 
-def test_fields() -> None:
+def test_refusals() -> None:
+    with pytest.raises(BadInput, match=r"predict.robust: 'safe' answers 4 classes, the model 3"):
+        predict(Says(torch.zeros(1, 3)), Says(torch.zeros(1, 4)), torch.zeros(1, 1), 0.5)
     for wrong in ({}, {"robust": ""}, {"robust": "a", "alpha": 0.0}, {"robust": "a", "alpha": 1.1}):
         with pytest.raises(ValueError):
             AdaptiveSmoothing(**wrong)  # type: ignore[arg-type]

@@ -102,8 +102,9 @@ class TrajectoryMatching(Transform):
     Experts are trained by the run's recipe, with its own epochs (the paper's: plain gradient descent without
     momentum, at 0.01). In each iteration a student starts at a random early epoch of a random expert, takes
     `student_steps` steps of gradient descent on the learned examples, and these move so that it ends nearer to where
-    the expert is `expert_epochs` later. Their labels are that expert's probabilities. The step's length is learned
-    too; it stands in the record (`lr`), with the matching loss of each tenth of the iterations.
+    the expert is `expert_epochs` later. Their labels are their classes or (`labels: expert`) what that later expert
+    answers to them; the last one's answers are kept. The step's length is learned too; it stands in the record
+    (`lr`), with the matching loss of each tenth of the iterations.
 
     The gradient drops the way through the student's own weights, as the authors' code does: it is not the whole
     unrolled gradient. Left out: differentiable augmentation of the student's batches and ZCA whitening. Learned
@@ -132,19 +133,26 @@ class TrajectoryMatching(Transform):
     student_steps: int = Field(50, ge=1, le=10_000, examples=[3], description="steps of a student")
     student_batch: int = Field(0, ge=0, description="learned examples in a student's step; 0: all of them")
     iterations: int = Field(10_000, ge=1, le=10_000_000, examples=[3], description="students, one update each")
-    image_lr: float = Field(1000.0, gt=0, examples=[1.0], description="learning rate of the examples")
+    image_lr: float = Field(
+        1000.0,
+        gt=0,
+        examples=[1.0],
+        description="learning rate of the examples; the paper's is for standardised images, [0, 1] wants less",
+    )
     student_lr: float = Field(0.01, gt=0, description="a student's step length before it is learned")
     lr_lr: float = Field(1e-7, ge=0, description="learning rate of the step length; 0 leaves it as it is")
     momentum: float = Field(0.5, ge=0, lt=1, description="momentum of both updates")
 
     def fit(self, data: Data, ctx: Context, lab: Lab) -> Record:  # type: ignore[override]
-        """The learned examples. Raises BadInput where a class has too few examples, or where the matching loss is
-        no longer finite."""
+        """The learned examples. Raises BadInput where the labels are no classes, a class has too few examples, or the
+        matching loss is no longer finite."""
+        true = np.asarray(data.train.fields["y"])
+        if true.ndim != 1:
+            raise BadInput("transform/trajectory_matching needs the class `y` of each training example")
         last = self.start_epochs - 1 + self.expert_epochs
         changes = {"epochs": last, "keep": list(range(last + 1))}
         seed = ctx.seed % 2**30
         experts = lab.train([Ask(changes=changes, seed=seed + i) for i in range(self.experts)])
-        true = np.asarray(data.train.fields["y"])
         chosen = some_of_each(true, data.spec.n_outputs, self.per_class, ctx.rng)
         x = torch.from_numpy(model_units(np.asarray(data.train.fields["x"][chosen]))).to(ctx.device)
         y = torch.from_numpy(true[chosen].astype(np.int64)).to(ctx.device)

@@ -242,3 +242,6 @@ def test_refusals() -> None:
         fitted(data(count=2), per_class=3, student_steps=1, iterations=1)
     with pytest.raises(BadInput, match=r"matching loss is .* at iteration 1:"):
         fitted(data(), student_steps=3, iterations=1, student_lr=1e38)
+    soft = data().train.replace(y=np.eye(3, dtype=np.float32))
+    with pytest.raises(BadInput, match="needs the class `y`"):
+        fitted(Data(SPEC, {"train": soft}), student_steps=1, iterations=1)

@@ -378,12 +378,11 @@ class Subject:
     """What audits and evaluators look at: a trained model and all that may be compared with it.
 
     `loss` is the recipe's objective of predictions, (N,), None where that is no function of predictions alone.
-    `predict` is the deployed inference (onnxruntime's kernels for an int8 model); `model` the module
-    with gradients, which predicts by the run's method of the slot `predict` where gradients pass through that.
-    `images` is the audited part of the test split with `target`, the dense model's
-    prediction; `explain` recomputes the audited saliency on any model; `exported` is the exported file, and
-    `runtime(threads)` what a user would call, inputs to predictions on the CPU: that file in onnxruntime, or the
-    run's method of `predict`.
+    `predict` is the deployed inference (onnxruntime's kernels for an int8 model); `model` the network, with
+    gradients; `answering` the module whose pass is a prediction. `images` is the audited part of the test split
+    with `target`, the dense model's prediction; `explain` recomputes the audited saliency on any model. `exported`
+    is the exported file; `runtime(threads)` what a user would call, inputs to predictions on the CPU: that file in
+    onnxruntime, or the run's method of `predict`.
     """
 
     model: nn.Module
@@ -400,6 +399,14 @@ class Subject:
     exported: Path | None = None
     runtime: Callable[[int], Callable[[np.ndarray], np.ndarray]] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+    through: nn.Module | None = None
+
+    @property
+    def answering(self) -> nn.Module:
+        """The module whose pass is a prediction, with gradients where there are any: what attacks and questions
+        about changed inputs are put to. It is `through`, the model within the run's method of `predict`, where
+        there is one, else the model."""
+        return self.model if self.through is None else self.through
 
 
 # activations

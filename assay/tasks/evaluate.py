@@ -53,7 +53,12 @@ def along(subject: Subject, inference: Inference, ask: Callable[[Subject], Resul
     values: dict[str, list[float]] = {name: [] for name in final.numbers}
     for name, model in subject.trajectory():
         at = replace(
-            subject, model=model, predict=predictor(model, subject.spec, inference), exported=None, runtime=None
+            subject,
+            model=model,
+            predict=predictor(model, subject.spec, inference),
+            exported=None,
+            runtime=None,
+            through=inference.around(model, subject.spec),
         )
         numbers = ask(at).numbers
         epochs.append(int(name.rsplit("-", 1)[-1]))

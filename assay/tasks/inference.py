@@ -59,12 +59,11 @@ class Inference:
         """The model as attributions see it. Raises NotAuditable where the method leaves no gradient."""
         if not self.differentiable:
             raise NotAuditable(f"its predictions come from {self.method.method_name()}, which has no gradient")
-        return self.seen(model, spec)
+        return network(model) if self.plain else Predicting(network(model), self, spec)
 
-    def seen(self, model: nn.Module, spec: DataSpec) -> nn.Module:
-        """The model as audits and evaluators look at it: its pass is a prediction where gradients pass through
-        the method, else its own."""
-        return model if self.plain or not self.differentiable else Predicting(network(model), self, spec)
+    def around(self, model: nn.Module, spec: DataSpec) -> Predicting | None:
+        """The model within the method, as one module; None where there is no method."""
+        return None if self.plain else Predicting(network(model), self, spec)
 
 
 PLAIN = Inference()

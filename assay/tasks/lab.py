@@ -80,13 +80,15 @@ class CellLab:
         method = registry.make("evaluate", evaluator, "lab.evaluate")
         inputs = {role: self._folder(ref) for role, ref in self.cell.inputs.items()}
         inference = inference_of(self.cell.spec, inputs, self.device)
-        see = inference.module if "grad" in method.card.needs else inference.seen
+        if "grad" in method.card.needs:
+            inference.module(model, self.data.spec)  # raises where there is none
         subject = Subject(
-            model=see(model, self.data.spec),
+            model=model,
             predict=predictor(model, self.data.spec, inference),
             spec=self.data.spec,
             data={"main": self.data},
             score=scorer(self.data.spec),
+            through=inference.around(model, self.data.spec),
         )
         result: Result = method.evaluate(subject, context(self.seed, method.method_name(), self.data.spec, self.device))
         return result

@@ -172,11 +172,8 @@ def make_subject(
         dense = {"model": inputs["dense"], "data": inputs["data"]}
         reference = make_subject(dense, device, images, inference=inference, loss=loss)
 
-    def seen(one: nn.Module) -> nn.Module:
-        return inference.seen(one, card.spec)
-
     return Subject(
-        model=seen(model),
+        model=model,
         predict=deployed(card, lambda: model, exported, inference),
         spec=card.spec,
         data=data,
@@ -184,12 +181,13 @@ def make_subject(
         score=scorer(card.spec),
         loss=loss,
         reference=reference,
-        peers=[seen(cached_model(path, str(device))) for role, path in inputs.items() if role.startswith("peer:")],
-        trajectory=(lambda: ((name, seen(at)) for name, at in trajectory(folder))) if checkpoints(folder) else None,
+        peers=[cached_model(path, str(device)) for role, path in inputs.items() if role.startswith("peer:")],
+        trajectory=(lambda: trajectory(folder)) if checkpoints(folder) else None,
         explain=explain,
         exported=exported,
         runtime=runtime,
         facts=card.facts,
+        through=inference.around(model, card.spec),
     )
 
 

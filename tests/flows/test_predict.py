@@ -121,12 +121,14 @@ def test_what_is_timed_is_what_a_user_calls(opened: api.Session) -> None:
     inference = Inference(AdaptiveSmoothing(robust="safe", alpha=0.9), 0, (("safe", places["model:safe"]),))
     subject = make_subject(places, torch.device("cpu"), inference=inference)
     assert subject.runtime is not None
+    assert network(subject.answering) is subject.model is not subject.answering
     x = data(opened).test.batch([0, 1, 2]).x
     threads = torch.get_num_threads()
     np.testing.assert_allclose(subject.runtime(2)(x.numpy()), mixture(opened, "dense")(x).detach(), atol=1e-5)
     assert torch.get_num_threads() == threads
     assert Latency(batches=(2,), repeats=2).evaluate(subject, context(0, "", subject.spec, torch.device("cpu"))).numbers
     plain = make_subject(places, torch.device("cpu"))
+    assert plain.answering is plain.model
     assert plain.runtime is not None
     alone = load_model(places["model"])(x).detach()
     np.testing.assert_allclose(plain.runtime(1)(x.numpy()), alone, atol=1e-4)
@@ -176,10 +178,9 @@ def test_a_predicting_model_is_a_view(opened: api.Session) -> None:
     assert network(seen) is model
 
 
-def test_a_method_without_gradient_leaves_the_network(opened: api.Session) -> None:
+def test_a_method_without_gradient_says_so(opened: api.Session) -> None:
     spec, model = load_card(folder(opened, opened.plan.models["dense"])).spec, Shifted()
     inference = Inference(OdeSampler())
-    assert inference.seen(model, spec) is model
     with pytest.raises(NotAuditable, match="ode_sampler, which has no gradient"):
         inference.module(model, spec)
 

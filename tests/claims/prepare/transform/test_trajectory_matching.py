@@ -17,8 +17,8 @@ from assay.plugins.prepare.transform.trajectory_matching import TrajectoryMatchi
 
 SPEC = DataSpec(shape=(1, 8, 8), classes=tuple("0123456789"))
 CLASSES = torch.arange(10)
-SETTINGS = {
-    "class": {"start_epochs": 5, "expert_epochs": 2, "image_lr": 3.0, "student_lr": 0.1, "lr_lr": 1e-3},
+SETTINGS: dict[str, dict[str, float]] = {
+    "class": {},
     "expert": {"start_epochs": 3, "expert_epochs": 10, "image_lr": 1.0, "student_lr": 0.3, "lr_lr": 1e-4},
 }
 
@@ -86,7 +86,7 @@ def worth(x: Tensor, y: Tensor, data: Data, seed: int) -> float:
 
 
 def learned(labels: str, given: Data, seed: int) -> tuple[Tensor, Tensor]:
-    method = TrajectoryMatching(labels=labels, experts=8, student_steps=20, iterations=250, **SETTINGS[labels])
+    method = TrajectoryMatching(labels=labels, experts=8, iterations=250, **SETTINGS[labels])
     ctx = Context(rng=torch.Generator().manual_seed(seed), spec=SPEC, seed=seed)
     record = method.fit(given, ctx, Experts(given))  # type: ignore[arg-type]
     return record.tensors["x"], record.tensors["y"]

@@ -511,6 +511,8 @@ class Predict(Method):
 
     Evaluation and attribution use it in place of the model's own forward pass. Draws come from
     `ctx.normal(batch.index, ...)`, so that an example's prediction depends on nothing else in its batch.
+    Predictions are differentiated, to explain and to attack them: a method that leaves no gradient of the
+    inputs says so by `drops=("grad",)`.
     """
 
     slot: ClassVar[str] = "predict"

@@ -70,6 +70,9 @@ def faults(params: Any) -> Iterator[str]:
             before = problem_name(steps[:i])
             if not fits(step, before):
                 yield f"{key}.{i}: {why_not(step, before)}"
+            if takes_lab(step.fit) and params.train.models:
+                name = step.method_name()
+                yield f"{key}.{i}: {name} trains by the recipe, before there are the models of train.models"
     name = problem_name(params.prepare)
     problem = registry.make("problems", name)
     for key, train in [("train", params.train), *((f"trainings.{n}", t) for n, t in params.trainings.items())]:

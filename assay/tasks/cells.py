@@ -16,6 +16,7 @@ from typing import Any
 from assay.plugins import registry
 from assay.plugins.contract import Ask, BadInput, Objective, Penalty
 from assay.tasks import closure as code_closure
+from assay.tasks.job import method_of
 
 
 @dataclass(frozen=True)
@@ -78,12 +79,6 @@ class Cell:
 def entry(method: Any) -> dict[str, Any]:
     """A method in a cell's spec: its id and all its parameters."""
     return {"id": registry.method_id(method), "params": method.model_dump(mode="json")}
-
-
-def method_of(entry: Mapping[str, Any]) -> Any:
-    """The method of an entry."""
-    slot, _, name = entry["id"].rpartition("/")
-    return registry.make(slot, {"name": name, **entry["params"]}, entry["id"])
 
 
 ENTRY = {"id", "params"}

@@ -13,10 +13,11 @@ from torch import nn
 from assay.plugins import registry
 from assay.plugins.contract import Ask, BadInput, Data, Failed, Result, Subject, Trained
 from assay.tasks.artifacts import checkpoints, load_checkpoint, load_data, load_model, load_result, not_auditable
-from assay.tasks.cells import Cell, Ref, ask_cells, entry, make, method_of
-from assay.tasks.job import context, seed_for
+from assay.tasks.cells import Cell, Ref, ask_cells, entry, make
+from assay.tasks.inference import inference_of
+from assay.tasks.job import context, method_of, seed_for
 from assay.tasks.store import Store
-from assay.tasks.subject import Inference, loss_by, predictor, scorer
+from assay.tasks.subject import loss_by, predictor, scorer
 
 AS_IT_IS = "epoch-00000"
 
@@ -149,17 +150,23 @@ class CellLab:
         )
 
     def evaluate(self, model: nn.Module, evaluator: str | Mapping[str, Any]) -> Result:
-        """An evaluator's result for a model on the lab's data. The model is taken as it is, also where the evaluator
-        asks what it was before its training."""
+        """An evaluator's result for a model on the lab's data; the model predicts as the run's do, where the cell
+        knows how. It is taken as it is, also where the evaluator asks what it was before its training. Raises
+        NotAuditable where the evaluator needs a gradient that predictions have not."""
         method = registry.make("evaluate", evaluator, "lab.evaluate")
+        inputs = {role: self._folder(ref) for role, ref in self.cell.inputs.items()}
+        inference = inference_of(self.cell.spec, inputs, self.device)
+        if "grad" in method.card.needs:
+            inference.module(model, self.data.spec)  # raises where there is none
         subject = Subject(
             model=model,
-            predict=predictor(model, self.data.spec, Inference()),
+            predict=predictor(model, self.data.spec, inference),
             spec=self.data.spec,
             data={"main": self.data},
             score=scorer(self.data.spec),
             loss=self.loss,
             trajectory=lambda: iter([(AS_IT_IS, model)]),
+            through=inference.around(model, self.data.spec),
         )
         result: Result = method.evaluate(subject, context(self.seed, method.method_name(), self.data.spec, self.device))
         return result

@@ -19,6 +19,7 @@ from assay.plugins import registry
 from assay.tasks.artifacts import ModelCard, load_card, load_data, write_json
 from assay.tasks.cells import entry, flatten
 from assay.tasks.closure import version
+from assay.tasks.inference import INFERENCE
 from assay.tasks.params import named_by
 from assay.tasks.plan import DENSE, Plan
 from assay.tasks.reading import without_secrets
@@ -26,7 +27,6 @@ from assay.tasks.report.maps import gallery
 from assay.tasks.report.prose import origin
 from assay.tasks.results import chain_of
 from assay.tasks.store import Store
-from assay.tasks.subject import INFERENCE
 from assay.tasks.summary import Summary
 
 TRAINED = ("model", "objective", "optimizer", "learner", "schedule", "edit", "augment", "penalty", "around")

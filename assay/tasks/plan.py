@@ -91,12 +91,13 @@ class Plan:
             "seed": self.params.seed,
             "recipe": self.recipe(self.params.train),
             "train_seed": self.params.section_seed("train"),
+            **_predict(self),
         }
         if space is not None:
             # A key knows no order of paths, so that an answer may not depend on it.
             spec["space"] = {path: list(values) for path, values in sorted(space.items())}
             spec["uses"] = [_used(kind, method, id) for id in method.uses()]
-        inputs = {"data": self.data["main"], **_named(self, method)}
+        inputs = {"data": self.data["main"], **_named(self, method, self.params.predict)}
         inputs.update({f"{c.RECIPE}{r}": self.trainings[n] for r, n in self.params.train.models.items()})
         label = f"{kind} {method.method_name()}"
         cell = c.make(kind, kind, label, f"assay.tasks.study:{kind}", spec, inputs, self.env)
@@ -275,24 +276,27 @@ def _attribute(plan: Plan) -> None:
 def _subject(plan: Plan, model: str, *methods: Any) -> dict[str, Ref]:
     """The inputs of a cell that looks at a model, with what `predict` and these methods name."""
     inputs = {"model": plan.models[model], "dense": plan.models[DENSE], "data": plan.data["main"]}
-    for method in (*methods, plan.params.predict):
-        inputs.update({} if method is None else _named(plan, method))
-    return inputs
+    return {**inputs, **_named(plan, *methods, plan.params.predict)}
 
 
-def _named(plan: Plan, method: Any) -> dict[str, Ref]:
-    """The inputs that a method's parameters name: further data sets and trainings."""
-    return {
-        **{f"data:{name}": plan.data[name] for name in named_by(method, "datasets").values()},
-        **{f"{MODEL}{name}": plan.model_named(name) for name in named_by(method, "trainings").values()},
-    }
+def _named(plan: Plan, *methods: Any) -> dict[str, Ref]:
+    """The inputs that the parameters of methods name: further data sets and trainings."""
+    found: dict[str, Ref] = {}
+    for method in methods:
+        if method is not None:
+            found.update({f"data:{name}": plan.data[name] for name in named_by(method, "datasets").values()})
+            found.update({f"{MODEL}{name}": plan.model_named(name) for name in named_by(method, "trainings").values()})
+    return found
 
 
 def _predictions(plan: Plan) -> dict[str, Any]:
-    """The part of a cell's spec that says what a prediction means, and how it is made where that is a
-    method's business."""
-    predict = {} if plan.params.predict is None else {"predict": c.entry(plan.params.predict)}
-    return {"problem": c.problem_entry(plan.problem), **predict}
+    """The part of a cell's spec that says what a prediction means, and how it is made."""
+    return {"problem": c.problem_entry(plan.problem), **_predict(plan)}
+
+
+def _predict(plan: Plan) -> dict[str, Any]:
+    """The part of a cell's spec that says how a prediction is made, where that is a method's business."""
+    return {} if plan.params.predict is None else {"predict": c.entry(plan.params.predict)}
 
 
 def _saliency(plan: Plan, model: str, label: str, method: Any) -> Ref:

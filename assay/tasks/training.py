@@ -41,7 +41,7 @@ from assay.tasks.artifacts import (
 )
 from assay.tasks.checkpoint import resume_from, save_checkpoint
 from assay.tasks.compiled import compile_calls
-from assay.tasks.job import Job, generator_states, seed_for, set_generator_states
+from assay.tasks.job import Job, generator_states, method_of, seed_for, set_generator_states
 
 CHECKPOINT_SECONDS = 30.0
 IN_MEMORY_BYTES = 4 * 2**30
@@ -64,16 +64,11 @@ class Recipe:
 
     def one(self, slot: str) -> Any:
         """The method of a slot."""
-        return _make(self.entries[slot])
+        return method_of(self.entries[slot])
 
     def many(self, slot: str) -> list[Any]:
         """The methods of a slot, in order."""
-        return [_make(entry) for entry in self.entries[slot]]
-
-
-def _make(entry: Mapping[str, Any]) -> Any:
-    slot, _, name = entry["id"].rpartition("/")
-    return registry.make(slot, {"name": name, **entry["params"]}, entry["id"])
+        return [method_of(entry) for entry in self.entries[slot]]
 
 
 @dataclass

@@ -63,6 +63,30 @@ ASKING = '''
             reasons = [row[1].reason for row in rows]
             return {}, Result(numbers, {"reason": np.array(reasons)})
 '''
+JUDGED = '''
+    """Every value of one path, by its accuracy."""
+
+    from __future__ import annotations
+
+    import numpy as np
+
+    from assay.plugins.contract import Ask, Card, Number, Result, Search
+
+
+    class Judged(Search):
+        """Trains every value of the first path and asks the lab how good each is."""
+
+        card = Card(title="Exhaustive search by accuracy")
+
+        def search(self, space, lab, ctx):
+            (path, values), *_ = space.items()
+            trained = lab.train([Ask(changes={path: value, "epochs": 3}) for value in values])
+            found = [lab.evaluate(t.model, "accuracy/top1").numbers["top1"].value for t in trained]
+            attacked = [lab.evaluate(t.model, "robustness/pgd").numbers["robust"].value for t in trained]
+            best = Number(max(found), "", 1, "accuracy of the best")
+            arrays = {"accuracy": np.array(found), "robust": np.array(attacked)}
+            return {path: values[int(np.argmax(found))]}, Result({"best": best}, arrays)
+'''
 TREE: dict[str, Any] = {
     "seed": 0,
     "device": "cpu",
@@ -194,3 +218,23 @@ def test_a_search_depends_on_the_code_of_what_it_asks_by_name(tmp_path: Path) ->
     same = session.plan.add_study("search", registry.make("search", "robot"), {"epochs": [1], "model.hidden": [[4]]})
     assert list(turned.spec["space"]) == list(same.spec["space"])
     assert turned.key == same.key
+
+
+def test_a_lab_judges_predictions_as_the_run_makes_them(install: Any, tmp_path: Path) -> None:
+    """Where another model answers alone, what was trained makes no difference."""
+    files = {"fake_judged/__init__.py": "", "fake_judged/judged.py": JUDGED}
+    install("fake-judged", {"search": "fake_judged"}, files)
+    method = registry.make("search", "judged")
+    more = {"space": {"optimizer.lr": RATES}, "project": tmp_path / "p", "prefect": False}
+    alone = run_study("search", method, TREE, **more).result.arrays
+    assert alone["accuracy"][0] != alone["accuracy"][1]
+    other = {**TREE["train"], "optimizer": {"name": "adamw", "lr": 0.02}, "epochs": 15}
+    mixed = {
+        **TREE,
+        "trainings": {"other": other},
+        "predict": {"name": "adaptive_smoothing", "robust": "other", "alpha": 1},
+    }
+    found = run_study("search", method, mixed, **more).result.arrays
+    for name in ("accuracy", "robust"):
+        assert found[name][0] == found[name][1]
+    assert found["accuracy"][0] > alone["accuracy"].max() + 0.1, (found, alone)

@@ -48,7 +48,8 @@ def asked(plan: Plan, summary: Summary, facts: Mapping[str, Any]) -> str:
     text = f"The model {model} {came} {steps}{train}"
     if plan.variants:
         text += f" and compressed in {words.count(len(plan.variants), 'way')}"
-    text += f". Measured: {words.listing(labels(plan.params.evaluate))}."
+    text += "." + f" {words.predicting(plan.params.predict)}".rstrip()
+    text += f" Measured: {words.listing(labels(plan.params.evaluate))}."
     section = plan.params.attribute
     if section.saliency and plan.variants:
         images = max((row.n for row in summary.rows if row.kind == "agreement"), default=section.images)

@@ -40,18 +40,16 @@ def resolved(params: Params, project: Path) -> tuple[Params, dict[str, Start]]:
     answer.
     """
     starts: dict[str, Start] = {}
-    changes: dict[str, Any] = {}
     sections = [("train", params.train), *((f"trainings.{n}", t) for n, t in params.trainings.items())]
-    trained = {}
+    trained: dict[str, Train] = {}
     for key, train in sections:
         if train.registered:
             starts[key] = find(project, f"{key}.from", train.start, list(params.compress))
             trained[key] = _with_recipe(key, train, starts[key])
     if not starts:
         return params, starts
-    changes["train"] = trained.get("train", params.train)
-    changes["trainings"] = {n: trained.get(f"trainings.{n}", t) for n, t in params.trainings.items()}
-    params = params.model_copy(update=changes)
+    trainings = {name: trained.get(f"trainings.{name}", train) for name, train in params.trainings.items()}
+    params = params.model_copy(update={"train": trained.get("train", params.train), "trainings": trainings})
     faults = [*askable.faults(params), *(_faults(params, starts["train"]) if "train" in starts else ())]
     for key, start in starts.items():
         problem = askable.learned(params, params.train if key == "train" else params.trainings[key.partition(".")[2]])
@@ -141,7 +139,7 @@ def find(project: Path, key: str, reference: str, variants: Sequence[str]) -> St
     quiet()
     client = MlflowClient(tracking_uri=uri, registry_uri=uri)
     try:
-        number = version or str(_of_alias(client, key, name, alias))
+        number = version or str(client.get_model_version_by_alias(name, alias).version)
         location = client.get_model_version_download_uri(name, number)
     except MlflowException as error:
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
@@ -163,10 +161,6 @@ def _parts(key: str, reference: str) -> tuple[str, str, str]:
     if not name or not alias or "/" in rest:
         raise BadInput(f"{key}: {reference!r} is no registered model: write models:/NAME@ALIAS or models:/NAME/VERSION")
     return name, "", alias
-
-
-def _of_alias(client: Any, key: str, name: str, alias: str) -> Any:
-    return client.get_model_version_by_alias(name, alias).version
 
 
 def _unknown(client: Any, name: str, version: str, alias: str) -> str:

@@ -128,7 +128,9 @@ def test_what_does_not_fit_ends_in_words(brought: Any, capsys: Any, change: str,
 
 
 def test_a_folder_of_the_library_is_known_by_its_files(brought: Any, capsys: Any) -> None:
-    cli.main(["data", "add", "added", "digits-hf"])
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["data", "add", "added", "digits-hf"])
+    assert stop.value.code == 0
     assert "{name: source/huggingface, dataset: added}" in capsys.readouterr().err
     found = np.load(brought.folder / "data" / "added" / "test.x.npy")
     np.testing.assert_array_equal(found, brought.images.transpose(0, 3, 1, 2))

@@ -150,8 +150,8 @@ class HuggingfaceData(Source):
             groups = whole.fields["y"] if classes else np.zeros(len(whole), dtype=np.int64)
             test = held_out(groups, self.test_fraction, self.seed)
             splits = {**splits, "train": whole.take(np.flatnonzero(~test)), "test": whole.take(np.flatnonzero(test))}
-        provenance = {"source": "datasets", "path": self.path, "revision": self.revision}
-        return Data(self.describe(splits, classes), splits, provenance=provenance)
+        # Not from where: equal data are the same version.
+        return Data(self.describe(splits, classes), splits, provenance={"source": "datasets"})
 
     # labels
 

@@ -53,6 +53,7 @@ def test_images_labels_and_class_names_come_out(tmp_path: Path, kind: str) -> No
     np.testing.assert_array_equal(data.train.fields["x"], train.transpose(0, 3, 1, 2))  # PNG loses nothing
     np.testing.assert_array_equal(data.test.fields["x"], test.transpose(0, 3, 1, 2))
     assert data.train.fields["y"].tolist() == y
+    assert str(tmp_path) not in str(data.provenance)  # equal data are one version, wherever they came from
     assert not (tmp_path / "downloads").exists()
     small = load(tmp_path / "set", size=4, grayscale=True)
     expected = Image.fromarray(train[0]).convert("L").resize((4, 4), Image.Resampling.BILINEAR)

@@ -20,8 +20,8 @@ def draw(count: int, most: int, rng: torch.Generator) -> list[int]:
 class RandomSearch(Search):
     """Trains the recipe at points of the space that are drawn uniformly, and takes the lowest validation error.
 
-    The split `validation` is what a share of the training examples is set apart as, unless the data have one; the
-    test split is not looked at.
+    A share of the training examples becomes the split `validation`, unless the data have one. The test split is not
+    looked at.
     """
 
     card = Card(
@@ -32,10 +32,7 @@ class RandomSearch(Search):
     )
     queries: int = Field(20, ge=1, le=5000, description="trainings; none is asked for twice")
     validation: float = Field(
-        0.2,
-        gt=0,
-        lt=1,
-        description="share of the training examples to set apart, where the data have no such split",
+        0.2, gt=0, lt=1, description="share of the training examples to set apart, where no split `validation` is"
     )
 
     def uses(self) -> Sequence[str]:

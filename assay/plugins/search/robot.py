@@ -111,10 +111,7 @@ class RoBoT(Search):
     queries: int = Field(20, ge=1, le=5000, description="trainings, T; none is asked for twice")
     kappa: float = Field(2.576, ge=0, le=100, description="deviations above the mean in the upper confidence bound")
     validation: float = Field(
-        0.2,
-        gt=0,
-        lt=1,
-        description="share of the training examples to set apart, where the data have no such split",
+        0.2, gt=0, lt=1, description="share of the training examples to set apart, where no split `validation` is"
     )
 
     def uses(self) -> Sequence[str]:

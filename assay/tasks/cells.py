@@ -17,6 +17,8 @@ from assay.plugins import registry
 from assay.plugins.values import Ask, BadInput
 from assay.tasks import closure as code_closure
 
+TRAINING = "assay.tasks.training:train"
+
 
 @dataclass(frozen=True)
 class Ref:
@@ -63,6 +65,11 @@ class Cell:
     def ref(self) -> Ref:
         """Where its artifact is."""
         return Ref(self.slot, self.key)
+
+    @property
+    def devices(self) -> int:
+        """How many devices, each with a process of its own, it computes on."""
+        return int(self.spec["recipe"]["devices"]) if self.task == TRAINING else 1
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -247,7 +254,7 @@ def recipe_spec(train: Any, problem: str = "classification") -> dict[str, Any]:
     """The section `train` in the form of a cell's spec, for data of a problem."""
     slots = ("model", "batches", "objective", "learner", "optimizer", "schedule")
     lists = ("edit", "augment", "penalty", "around")
-    plain = ("epochs", "keep", "precision", "compile", "channels_last")
+    plain = ("epochs", "keep", "precision", "compile", "channels_last", "devices")
     return {
         **{slot: entry(getattr(train, slot)) for slot in slots},
         **{slot: [entry(m) for m in getattr(train, slot)] for slot in lists},
@@ -269,7 +276,7 @@ def training_cell(
     """The cell of one training."""
     inputs = {"data": data, **({"start": start} if start else {})}
     inputs.update({f"model:{role}": ref for role, ref in (models or {}).items()})
-    return make(stage, "train", label, "assay.tasks.training:train", {"recipe": recipe, "seed": seed}, inputs, env)
+    return make(stage, "train", label, TRAINING, {"recipe": recipe, "seed": seed}, inputs, env)
 
 
 def changed_recipe(recipe: Mapping[str, Any], ask: Ask) -> dict[str, Any]:

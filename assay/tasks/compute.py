@@ -20,19 +20,21 @@ from assay.plugins.contract import AssayError
 from assay.tasks.cells import Cell, has_lab, machine
 from assay.tasks.closure import load_cache, module_file, read_source, version
 from assay.tasks.disk import full_text, is_full
-from assay.tasks.job import Job, prepare_process
+from assay.tasks.job import Job, ProcessDied, prepare_process
 from assay.tasks.lab import CellLab, Pending
 from assay.tasks.settings import importable
 from assay.tasks.store import Store, try_lock
 
 PROGRESS_SECONDS = 0.5
 THERE = ("done", "hit")
+DIED = "died"
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What came of a cell: `done`, `hit`, `busy` (another process computes it), `pending` (trainings to
-    compute first) or `failed` with a message, an exit code and a traceback for the log."""
+    compute first), `died` (a process that shared the work, as the message says) or `failed` with a message, an exit
+    code and a traceback for the log."""
 
     key: str
     status: str
@@ -69,6 +71,8 @@ def compute_one(cell: Cell, store: Store, downloads: Path, command: str) -> Outc
             lock.release()
     except Pending as pending:
         return Outcome(cell.key, "pending", pending=tuple(c.to_json() for c in pending.cells))
+    except ProcessDied as death:
+        return Outcome(cell.key, DIED, message=str(death))
     except (Exception, SystemExit) as error:
         return _failed(cell, error, time.time() - started, store)
 

@@ -1,0 +1,331 @@
+"""One training's passes through its network, shared out over the processes of a group.
+
+Every process draws the same batches and computes the same losses of the whole batch; the network alone sees a
+process's own part of the examples. Four operations move tensors between what all processes hold alike (`whole`,
+`same`) and what is each one's own (`part`), each the other's derivative in pairs: so gradients, of any order, of
+predictions, features, inputs and weights are those of the whole batch in every process, wherever they are asked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from assay.plugins.contract import AssayError, BadInput
+from assay.tasks.checkpoint import digest, pack
+from assay.tasks.job import generator_states
+
+T = TypeVar("T")
+Kept = Any  # autograd's context
+
+
+@dataclass(frozen=True)
+class Group:
+    """The processes of one training, seen from one of them. Every method but `part` is called by all at once."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    def part(self, total: int, times: int = 1, rank: int | None = None) -> slice:
+        """Which of the rows of `total` examples, `times` each, are a process's own (this one's, unless another is
+        named)."""
+        rank = self.rank if rank is None else rank
+        return slice(total * rank // self.size * times, total * (rank + 1) // self.size * times)
+
+    def added(self, tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """The sum over the processes of each tensor, the same bits in all; None stays None."""
+        found = list(tensors)
+        for kind in dict.fromkeys(t.dtype for t in tensors if t is not None):
+            which = [i for i, t in enumerate(tensors) if t is not None and t.dtype == kind]
+            given = [t for t in tensors if t is not None and t.dtype == kind]
+            flat = torch.cat([t.reshape(-1) for t in given])
+            torch.distributed.all_reduce(flat)
+            for i, t, values in zip(which, given, flat.split([t.numel() for t in given]), strict=True):
+                found[i] = values.view(t.shape)
+        return found
+
+    def joined(self, own: Tensor, total: int) -> Tensor:
+        """The rows of `total` examples, of which each process has its part, in order."""
+        count = self.part(total)
+        times = len(own) // (count.stop - count.start)
+        parts = [self.part(total, times, rank) for rank in range(self.size)]
+        most = max(part.stop - part.start for part in parts)
+        padded = own.new_zeros(most, *own.shape[1:])  # parts differ by a row, and what is sent may not
+        padded[: len(own)] = own
+        rows = [torch.empty_like(padded) for _ in parts]
+        torch.distributed.all_gather(rows, padded)
+        return torch.cat([row[: part.stop - part.start] for row, part in zip(rows, parts, strict=True)])
+
+    def first_alone(self, call: Callable[[], T]) -> T:
+        """What `call` returns in each process; the first process is done with it before others begin."""
+        if self.rank == 0:
+            found = call()
+        self._meet()
+        return found if self.rank == 0 else call()
+
+    def _meet(self) -> None:
+        alone = torch.ones(1, device=self.device)
+        torch.distributed.all_reduce(alone)
+        alone.item()  # an accelerator is waited for
+
+    def agree(self, state: Mapping[str, Any]) -> None:
+        """Makes sure that all processes are in the same state. Raises AssayError where they are not.
+
+        On an accelerator kernels may add in any order, so that what each process computes for itself drifts apart
+        by rounding: there all take the first one's tensors.
+        """
+        if self.device.type != "cpu":
+            for tensor in _tensors(state):
+                if tensor.device.type == self.device.type:
+                    torch.distributed.broadcast(tensor, 0)
+            return
+        tensors: dict[str, Tensor] = {}
+        packed = repr(pack(state, tensors))
+        own = torch.frombuffer(bytearray.fromhex(digest(packed, tensors)), dtype=torch.uint8)[None]
+        if len(self.joined(own, self.size).unique(dim=0)) > 1:
+            raise AssayError(
+                f"train.devices: the {self.size} processes of this training do not compute the same, so that a method "
+                "of it draws from something that is no generator of its own; set train.devices to 1"
+            )
+
+    def share(self, model: nn.Module) -> None:
+        """Has the group share out the model's calls from now on, in place; copies of it are not shared."""
+        model._compiled_call_impl = Calls(model, self)  # type: ignore[assignment]  # a copy leaves it behind
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from _tensors(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _tensors(inner)
+
+
+# the operations
+
+
+class Part(torch.autograd.Function):
+    """whole → part: this process's rows of `total` examples."""
+
+    @staticmethod
+    def forward(ctx: Kept, whole: Tensor, group: Group, total: int) -> Tensor:
+        ctx.group, ctx.total = group, total
+        return whole[group.part(total, len(whole) // total)].clone()
+
+    @staticmethod
+    def backward(ctx: Kept, *grads: Tensor) -> Any:
+        return Whole.apply(grads[0], ctx.group, ctx.total), None, None
+
+
+class Whole(torch.autograd.Function):
+    """part → whole: every process's rows of `total` examples, in order."""
+
+    @staticmethod
+    def forward(ctx: Kept, own: Tensor, group: Group, total: int) -> Tensor:
+        ctx.group, ctx.total = group, total
+        return group.joined(own, total)
+
+    @staticmethod
+    def backward(ctx: Kept, *grads: Tensor) -> Any:
+        return Part.apply(grads[0], ctx.group, ctx.total), None, None
+
+
+class Same(torch.autograd.Function):
+    """The identity on tensors that all processes hold alike; each uses them for its own part, so that their
+    gradient is the sum of all."""
+
+    @staticmethod
+    def forward(ctx: Kept, group: Group, *tensors: Tensor) -> Any:
+        ctx.group = group
+        ctx.set_materialize_grads(False)
+        return tuple(t.view_as(t) for t in tensors)
+
+    @staticmethod
+    def backward(ctx: Kept, *grads: Tensor | None) -> Any:
+        given = [g for g in grads if g is not None]
+        added = iter(Added.apply(ctx.group, *given))
+        return None, *(None if g is None else next(added) for g in grads)
+
+
+class Added(torch.autograd.Function):
+    """The sum over the processes of what each has of its own part."""
+
+    @staticmethod
+    def forward(ctx: Kept, group: Group, *tensors: Tensor) -> Any:
+        ctx.group = group
+        return tuple(group.added(tensors))
+
+    @staticmethod
+    def backward(ctx: Kept, *grads: Tensor) -> Any:
+        return None, *Same.apply(ctx.group, *grads)
+
+
+# a pass
+
+
+class Calls:
+    """What a shared model does when it is called: each process computes the rows of its own examples, and all
+    return all rows. A batch with fewer examples than processes is computed whole by each, as are calls inside
+    torch.func's transforms: nothing can be sent from there."""
+
+    def __init__(self, model: nn.Module, group: Group):
+        self.model, self.group = model, group
+        self.plain = model._call_impl
+        self.inside = False
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        batched = [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor) and a.ndim]
+        total = len(batched[0]) if batched else 0
+        transformed = torch._C._functorch.maybe_current_level() is not None  # type: ignore[attr-defined]
+        if self.inside or transformed or total < self.group.size:
+            return self.plain(*args, **kwargs)
+
+        def own(value: Any) -> Any:
+            examples = isinstance(value, Tensor) and value.ndim and len(value) == total
+            return Part.apply(value, self.group, total) if examples else value
+
+        shared = Pass(self.group, total)
+        self.inside = True
+        try:
+            with shared.hooks_see_all(self.model), shared:
+                found = self._own_rows(tuple(map(own, args)), {name: own(value) for name, value in kwargs.items()})
+        finally:
+            self.inside = False
+        shared.check_draws()
+        return shared.whole(found, "the model's output")
+
+    def _own_rows(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        if not trained or not torch.is_grad_enabled():
+            return self.plain(*args, **kwargs)
+        same = dict(zip(trained, Same.apply(self.group, *trained.values()), strict=True))
+        return torch.func.functional_call(self.model, same, args, kwargs)
+
+
+class Pass(TorchFunctionMode):
+    """One pass of `total` examples, inside which functions that look across the batch or draw for it see to it
+    that the processes together do what one would."""
+
+    def __init__(self, group: Group, total: int):
+        super().__init__()
+        self.group, self.total = group, total
+        own = group.part(total)
+        self.count = own.stop - own.start
+        self.states = generator_states(group.device)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        rule = RULES.get(func)
+        return func(*args, **(kwargs or {})) if rule is None else rule(self, func, *args, **(kwargs or {}))
+
+    def rows(self, values: Any, what: str) -> int:
+        """How many rows all processes together have of `values`. Raises BadInput where its rows are no examples, or
+        places in them one example after the other."""
+        if not isinstance(values, Tensor) or not values.ndim or len(values) % self.count:
+            shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+            raise BadInput(
+                f"train.devices: {what} has no row for each of {self.count} examples (it is {shape}), so that "
+                f"{self.group.size} processes cannot share the batch; set train.devices to 1"
+            )
+        return len(values) // self.count * self.total
+
+    def whole(self, own: Tensor, what: str) -> Tensor:
+        """The rows of all processes."""
+        self.rows(own, what)
+        found: Tensor = Whole.apply(own, self.group, self.total)
+        return found
+
+    def check_draws(self) -> None:
+        """Raises BadInput where the pass drew random numbers that were not drawn for the whole batch."""
+        if any(not torch.equal(a, b) for a, b in zip(self.states, generator_states(self.group.device), strict=True)):
+            raise BadInput(
+                f"train.devices: the model draws random numbers itself, which {self.group.size} processes cannot share "
+                "(those of dropout layers they can); set train.devices to 1"
+            )
+
+    @contextlib.contextmanager
+    def hooks_see_all(self, model: nn.Module) -> Iterator[None]:
+        """Inside the block forward hooks (`tap`, `patch`) get, and may change, the outputs for the whole batch."""
+
+        def whole(module: nn.Module, args: Any, output: Any) -> Tensor:
+            return self.whole(output, f"the output of {type(module).__name__}, which a term of the training reads,")
+
+        def part(module: nn.Module, args: Any, output: Any) -> Tensor:
+            found: Tensor = Part.apply(output, self.group, self.total)
+            return found
+
+        with contextlib.ExitStack() as stack:
+            for module in [m for m in model.modules() if m._forward_hooks]:
+                stack.callback(module.register_forward_hook(whole, prepend=True).remove)
+                stack.callback(module.register_forward_hook(part).remove)
+            yield
+
+
+def batch_norm(
+    shared: Pass,
+    func: Any,
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """`F.batch_norm` by the mean and variance of the whole batch."""
+    if not training:
+        plain: Tensor = func(x, running_mean, running_var, weight, bias, training, momentum, eps)
+        return plain
+    over = [0, *range(2, x.ndim)]
+    shape = (1, -1, *[1] * (x.ndim - 2))
+    count = x[0, 0].numel() * shared.rows(x, "the input of a batch norm")
+
+    def mean_of(values: Tensor) -> Tensor:
+        (added,) = Added.apply(shared.group, values.sum(dim=over))
+        (same,) = Same.apply(shared.group, added / count)
+        return same
+
+    values = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+    mean = mean_of(values)
+    centred = values - mean.view(shape)
+    variance = mean_of(centred.square())
+    if running_mean is not None and running_var is not None:
+        with torch.no_grad():
+            running_mean.lerp_(mean.to(running_mean), momentum)
+            running_var.lerp_((variance * (count / (count - 1))).to(running_var), momentum)
+    found = centred * (variance + eps).rsqrt().view(shape)
+    found = found if weight is None else found * weight.view(shape)
+    return (found if bias is None else found + bias.view(shape)).to(x.dtype)
+
+
+def dropout(
+    shared: Pass, func: Any, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+) -> Tensor:
+    """A dropout whose draws are those of the whole batch, of which each process takes its part."""
+    if not training:
+        return input
+    shared.check_draws()
+    rows = shared.rows(input, "the input of a dropout")
+    ones = input.new_ones(rows, *input.shape[1:])
+    if input.ndim == 4 and input.is_contiguous(memory_format=torch.channels_last):
+        ones = ones.contiguous(memory_format=torch.channels_last)  # draws are in the order of memory
+    mask = func(ones, p, True)[shared.group.part(shared.total, rows // shared.total)]
+    shared.states = generator_states(shared.group.device)
+    return input.mul_(mask) if inplace else input * mask
+
+
+RULES: Mapping[Any, Callable[..., Tensor]] = {
+    F.batch_norm: batch_norm,
+    **dict.fromkeys((F.dropout, F.dropout1d, F.dropout2d, F.dropout3d), dropout),
+}

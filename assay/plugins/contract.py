@@ -105,6 +105,8 @@ class Card(BaseModel):
     `needs` and `drops` are folded along a chain before anything runs: words such as `float` (weights
     that can be changed), `grad`, `conv`, `mask` (a ground-truth mask in the data), `runtime` (an
     exported model), `train_data`, `peers`, `trajectory`, `group` (domains), `apart` (each example's gradient).
+    A learner `gives` `devices` where its gradients are those of its calls of the model, which several processes can
+    share.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -120,7 +122,7 @@ class Card(BaseModel):
     modality: tuple[str, ...] = Field(("any",), description="kinds of input it can take")
     needs: tuple[str, ...] = Field((), description="what the model or data must have")
     drops: tuple[str, ...] = Field((), description="what a link takes from the model")
-    gives: tuple[str, ...] = Field((), description="what a transform or link adds")
+    gives: tuple[str, ...] = Field((), description="what a transform, link or learner adds")
     makes: str = Field("", description="problem of the data set that a source or transform makes, where it is another")
     coupled: bool = Field(False, description="an example's result depends on the rest of its batch")
     serves: bool = Field(False, description="a transform that new data must pass too")

@@ -17,8 +17,6 @@ from assay.plugins import registry
 from assay.plugins.values import Ask, BadInput
 from assay.tasks import closure as code_closure
 
-TRAINING = "assay.tasks.training:train"
-
 
 @dataclass(frozen=True)
 class Ref:
@@ -69,7 +67,7 @@ class Cell:
     @property
     def devices(self) -> int:
         """How many devices, each with a process of its own, it computes on."""
-        return int(self.spec["recipe"]["devices"]) if self.task == TRAINING else 1
+        return int(self.spec.get("recipe", {}).get("devices", 1)) if self.slot == "train" else 1
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -276,7 +274,7 @@ def training_cell(
     """The cell of one training."""
     inputs = {"data": data, **({"start": start} if start else {})}
     inputs.update({f"model:{role}": ref for role, ref in (models or {}).items()})
-    return make(stage, "train", label, TRAINING, {"recipe": recipe, "seed": seed}, inputs, env)
+    return make(stage, "train", label, "assay.tasks.training:train", {"recipe": recipe, "seed": seed}, inputs, env)
 
 
 def changed_recipe(recipe: Mapping[str, Any], ask: Ask) -> dict[str, Any]:

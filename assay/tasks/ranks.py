@@ -21,8 +21,8 @@ from typing import Any
 import torch
 
 from assay.plugins.contract import AssayError
+from assay.tasks.group import Group
 from assay.tasks.job import Job, ProcessDied
-from assay.tasks.parallel import Group
 from assay.tasks.worker import cause, start
 
 READY_SECONDS = 300.0

@@ -43,8 +43,9 @@ from assay.tasks.artifacts import (
 )
 from assay.tasks.checkpoint import resume_from, save_checkpoint
 from assay.tasks.compiled import compile_calls
+from assay.tasks.group import Group
 from assay.tasks.job import Job, generator_states, seed_for, set_generator_states
-from assay.tasks.parallel import Group
+from assay.tasks.parallel import refusals, share
 
 CHECKPOINT_SECONDS = 30.0
 IN_MEMORY_BYTES = 4 * 2**30
@@ -127,7 +128,7 @@ class Training:
         self.writes = self.group is None or self.group.rank == 0
         if self.group is not None:
             for shared in (self.model, *self.job.models.values()):
-                self.group.share(shared)
+                share(shared, self.group)
         self.channels_last: bool = spec["channels_last"]
         self.batches = self.bind(self.recipe.one("batches"), "batches")
         self.augment = [self.bind(m, f"augment.{i}") for i, m in enumerate(self.recipe.many("augment"))]
@@ -444,7 +445,11 @@ def train(job: Job) -> None:
     Writes the model artifact with `history.csv` and the kept checkpoints. Raises Diverged where the loss
     stops being finite.
     """
-    several = job.spec["recipe"]["devices"] > 1 and job.spec["recipe"]["epochs"] > 0
+    spec = job.spec["recipe"]
+    recipe = Recipe(spec)
+    for part, reason in refusals(spec["devices"], recipe.one("learner"), recipe.many("around"), spec["compile"]):
+        raise BadInput(f"train.{part}: {reason}")
+    several = spec["devices"] > 1 and spec["epochs"] > 0
     with ranks.group_of(job) if several else contextlib.nullcontext() as group:
         training = prepared(job, group)
         trained = training.run()

@@ -13,9 +13,9 @@ from typing import Any
 from assay.flows.session import (
     Session,
     code_memory,
+    device_of,
     project_of,
     raw_tree,
-    resolve_device,
     shown_command,
 )
 from assay.plugins.registry import UnknownMethod
@@ -106,7 +106,7 @@ def open_sweep(
             try:
                 own = tree_of(tree, point)
                 checked = p.validate(own, str(file or "params"))
-                plan = make_plan(checked, root, resolve_device(checked.device))
+                plan = make_plan(checked, root, device_of(checked))
                 store = Store(store_root(checked.store.root, root))
             except (BadInput, UnknownMethod) as error:
                 faults.add(point, error)
@@ -179,7 +179,7 @@ def _plan_again(parts: Sequence[Part], root: Path) -> None:
         for part in parts:
             params = part.session.params
             try:
-                part.session.plan = make_plan(params, root, resolve_device(params.device))
+                part.session.plan = make_plan(params, root, device_of(params))
             except BadInput as error:
                 faults.add(part.point, error)
     faults.refuse()

@@ -147,6 +147,7 @@ class Backprop(Learner):
     card = Card(
         title="Learning representations by back-propagating errors",
         paper="doi:10.1038/323533a0",
+        gives=("devices",),
     )
 
     def init(self, model: nn.Module, terms: Terms, data: Data, ctx: Context) -> State:  # type: ignore[override]

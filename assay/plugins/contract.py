@@ -104,9 +104,11 @@ class Card(BaseModel):
 
     `needs` and `drops` are folded along a chain before anything runs: words such as `float` (weights
     that can be changed), `grad`, `conv`, `mask` (a ground-truth mask in the data), `runtime` (an
-    exported model), `train_data`, `peers`, `trajectory`, `group` (domains), `apart` (each example's gradient).
-    A learner `gives` `devices` where its gradients are those of its calls of the model, which several processes can
-    share.
+    exported model), `train_data`, `peers`, `trajectory`, `group` (domains). What a recipe's methods need
+    its data must give: `validation` (that split); and what optimizers and arounds need its learner:
+    `closure`, `graph` (see `Optimizer`), `apart` (each example's gradient); terms that say what they
+    read need `activations`. One `gives` `devices` where its gradients are those of its calls of the
+    model, which several processes can share.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -122,7 +124,9 @@ class Card(BaseModel):
     modality: tuple[str, ...] = Field(("any",), description="kinds of input it can take")
     needs: tuple[str, ...] = Field((), description="what the model or data must have")
     drops: tuple[str, ...] = Field((), description="what a link takes from the model")
-    gives: tuple[str, ...] = Field((), description="what a transform, link or learner adds")
+    gives: tuple[str, ...] = Field((), description="what a source, transform, link or learner adds")
+    refuses: tuple[str, ...] = Field((), description="slots of the recipe that a learner has no place for")
+    anew: bool = Field(False, description="a learner with a start of its own: it cannot train a given model on")
     makes: str = Field("", description="problem of the data set that a source or transform makes, where it is another")
     coupled: bool = Field(False, description="an example's result depends on the rest of its batch")
     serves: bool = Field(False, description="a transform that new data must pass too")
@@ -318,8 +322,9 @@ class Penalty(Method):
 class Optimizer(Method):
     """An update rule.
 
-    Where the card needs `closure`, learners call `step(closure)` with a function that makes new gradients
-    and returns the loss; where it needs `graph`, these gradients can be differentiated once more.
+    Where the card needs `closure`, the learner calls `step(closure)` with a function that makes new gradients
+    and returns the loss; where it needs `graph`, these gradients can be differentiated once more. Learners
+    whose cards do not give these words are refused with it.
     """
 
     slot: ClassVar[str] = "train/optimizer"
@@ -454,6 +459,10 @@ class Learner(Edit):
     A learner whose network is not the recipe's model as it stands (a forward-only inference, an ensemble
     that grows) is an edit too: it overrides `apply`, which the frame calls last before training, and again
     whenever the model artifact is loaded.
+
+    What it cannot honour its card says, and such recipes are refused when planning: slots that it `refuses`
+    and that hold other than the default; methods that need words that it does not give; and, where it
+    starts `anew`, trainings from a given model.
     """
 
     slot: ClassVar[str] = "train/learner"

@@ -184,8 +184,8 @@ def rebuild(card: ModelCard) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         ctx = Context(rng=torch.Generator().manual_seed(0), spec=card.spec)
         model: nn.Module = card.model.method().build(card.spec, ctx)
-    for step in (*card.edits, *card.links):
-        model = step.method().apply(model, step.record)
+        for step in (*card.edits, *card.links):
+            model = step.method().apply(model, step.record)
     return model
 
 

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from assay.plugins import registry
-from assay.plugins.values import Ask, BadInput
+from assay.plugins.contract import Ask, BadInput, Objective, Penalty
 from assay.tasks import closure as code_closure
+from assay.tasks.parallel import refusals
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,12 @@ class Cell:
 def entry(method: Any) -> dict[str, Any]:
     """A method in a cell's spec: its id and all its parameters."""
     return {"id": registry.method_id(method), "params": method.model_dump(mode="json")}
+
+
+def method_of(entry: Mapping[str, Any]) -> Any:
+    """The method of an entry."""
+    slot, _, name = entry["id"].rpartition("/")
+    return registry.make(slot, {"name": name, **entry["params"]}, entry["id"])
 
 
 ENTRY = {"id", "params"}
@@ -261,6 +268,47 @@ def recipe_spec(train: Any, problem: str = "classification") -> dict[str, Any]:
     }
 
 
+NEEDS_OF_LEARNER = {
+    "closure": "asks for gradients itself",
+    "graph": "differentiates its gradients once more",
+    "apart": "needs each example's gradient",
+    "activations": "reads the activations of layers",
+}
+"""What a recipe's methods may need of the learner: the words in their cards, and what they say."""
+
+
+def learner_faults(learner: Any, asked: Mapping[str, Sequence[Any]]) -> Iterator[tuple[str, str]]:
+    """What a learner cannot honour of the methods that a recipe asks for, by slot: the slot, and why."""
+    name = learner.method_name()
+    for slot, method in [(slot, method) for slot, methods in asked.items() for method in methods]:
+        short = method.method_name()
+        if slot in learner.card.refuses:
+            yield slot, f"{name} has no place for {short}; leave `{slot}` out"
+            continue
+        wanted = {*method.card.needs, *(("activations",) if _reads(method) else ())}
+        lacking = [word for word in NEEDS_OF_LEARNER if word in wanted and word not in learner.card.gives]
+        if lacking:
+            needs = " and ".join(NEEDS_OF_LEARNER[word] for word in lacking)
+            yield slot, f"{short} {needs}, and {name} cannot give that; take another {slot} or learner"
+
+
+def _reads(method: Any) -> bool:
+    """Whether a term of the loss says that it reads activations."""
+    return isinstance(method, Objective | Penalty) and type(method).reads not in (Objective.reads, Penalty.reads)
+
+
+def _check_asked(label: str, recipe: Mapping[str, Any]) -> None:
+    """Raises BadInput where a recipe that a method changed has what its learner cannot honour. What it has no
+    place for among the methods that every recipe has does not count: they may be there by default."""
+    learner = method_of(recipe["learner"])
+    asked = {slot: [method_of(m) for m in recipe[slot]] for slot in ("edit", "augment", "penalty", "around")}
+    single = [slot for slot in ("objective", "optimizer", "schedule") if slot not in learner.card.refuses]
+    asked.update({slot: [method_of(recipe[slot])] for slot in single})
+    shared = refusals(recipe["devices"], learner, asked["around"], recipe["compile"])
+    for part, why in (*learner_faults(learner, asked), *shared):
+        raise BadInput(f"{label}: train.{part}: {why}")
+
+
 def training_cell(
     label: str,
     recipe: Mapping[str, Any],
@@ -271,7 +319,11 @@ def training_cell(
     models: Mapping[str, Ref] | None = None,
     stage: str = "train",
 ) -> Cell:
-    """The cell of one training."""
+    """The cell of one training. Raises BadInput where it starts from a model and its learner cannot."""
+    learner = method_of(recipe["learner"])
+    if start is not None and learner.card.anew:
+        name = learner.method_name()
+        raise BadInput(f"{label}: {name} trains from a start of its own and cannot continue from given weights")
     inputs = {"data": data, **({"start": start} if start else {})}
     inputs.update({f"model:{role}": ref for role, ref in (models or {}).items()})
     return make(stage, "train", label, "assay.tasks.training:train", {"recipe": recipe, "seed": seed}, inputs, env)
@@ -337,6 +389,7 @@ def ask_cells(
         if isinstance(ask.start, Ask):
             (before,) = ask_cells(f"{name} start", [ask.start], recipe, seed, env, stage, {**inputs, "data": data})
             chain, start = [*chain, *before], before[-1].ref
+        _check_asked(name, changed)
         training = training_cell(name, changed, own_seed, data, env, start, models, stage)
         found.append([*chain, training])
     return found

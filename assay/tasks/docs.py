@@ -1,14 +1,17 @@
 """The pages of `docs/methods`, made from the methods' cards and parameters.
 
 `python -m assay.tasks.docs docs/methods` writes them; with `--check` it writes nothing and fails where they
-are out of date. The same methods give the same bytes.
+are out of date. The same methods give the same bytes. Written pages that are named too have their examples of
+methods (`<!-- source: ID -->` before a block) filled from the methods' files.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import inspect
 import json
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,8 +24,9 @@ from assay.tasks.scaffold import base_of, functions
 
 OWN = "assay"
 INDEX = "README.md"
-LISTS = ("problems", "modality", "needs", "drops", "gives")
+LISTS = ("problems", "modality", "needs", "drops", "gives", "refuses")
 SITES = {"arxiv:": "https://arxiv.org/abs/", "doi:": "https://doi.org/"}
+EXAMPLE = re.compile(r"(<!-- source: (\S+) -->\n)```python\n.*?^```", re.MULTILINE | re.DOTALL)
 MADE = "<!-- Made by `make docs` from the methods' cards. Edit the methods, not this page. -->"
 
 
@@ -133,6 +137,8 @@ def fact_lines(method: Mapping[str, Any], card: Mapping[str, Any], up: str) -> I
     for name in LISTS:
         if card[name] and card[name] != ["any"]:
             yield f"- {name}: {', '.join(card[name])}"
+    if card["anew"]:
+        yield "- it starts anew: it cannot train a given model on"
     if card["coupled"]:
         yield "- an example's result depends on the rest of its batch"
     if card["serves"]:
@@ -156,6 +162,22 @@ def code(text: str) -> str:
 def shown(value: Any) -> str:
     """A default as YAML would have it."""
     return json.dumps(value) if not isinstance(value, str) else value or '""'
+
+
+# examples in written pages
+
+
+def filled(text: str) -> str:
+    """A written page with the code of each method that it names: its file without docstring and imports."""
+    return EXAMPLE.sub(lambda found: f"{found[1]}```python\n{source_of(found[2])}\n```", text)
+
+
+def source_of(id: str) -> str:
+    """A method's file from its first definition on."""
+    text = Path(inspect.getfile(registry.load(id))).read_text(encoding="utf-8")
+    first = next(node for node in ast.parse(text).body if not isinstance(node, ast.Import | ast.ImportFrom | ast.Expr))
+    begin = min([first.lineno, *(d.lineno for d in getattr(first, "decorator_list", ()))])
+    return "\n".join(text.splitlines()[begin - 1 :])
 
 
 # files
@@ -188,15 +210,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Writes or checks the pages; 1 where a check finds some out of date."""
     parser = argparse.ArgumentParser(prog="python -m assay.tasks.docs", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path, help="where the pages are, as docs/methods")
+    parser.add_argument("written", type=Path, nargs="*", help="written pages with examples, as docs/choosing-a-slot.md")
     parser.add_argument("--check", action="store_true", help="write nothing, fail where pages are out of date")
     given = parser.parse_args(arguments)
     wanted = pages()
-    wrong = out_of_date(given.folder, wanted)
+    texts = {path: filled(read(path)) for path in given.written}
+    wrong = [given.folder / name for name in out_of_date(given.folder, wanted)]
+    wrong += [path for path, text in texts.items() if text != read(path)]
     if given.check:
-        for name in wrong:
-            print(f"out of date: {given.folder / name}; `make docs` writes it again", file=sys.stderr)
+        for path in wrong:
+            print(f"out of date: {path}; `make docs` writes it again", file=sys.stderr)
         return 1 if wrong else 0
     write(given.folder, wanted)
+    for path, text in texts.items():
+        path.write_text(text, encoding="utf-8")
     print(f"{len(wanted)} pages in {given.folder}, {len(wrong)} written")
     return 0
 

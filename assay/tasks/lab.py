@@ -13,16 +13,10 @@ from torch import nn
 from assay.plugins import registry
 from assay.plugins.contract import Ask, Data, Result, Subject, Trained
 from assay.tasks.artifacts import checkpoints, load_checkpoint, load_data, load_model
-from assay.tasks.cells import Cell, Ref, ask_cells
+from assay.tasks.cells import Cell, Ref, ask_cells, method_of
 from assay.tasks.job import context, seed_for
 from assay.tasks.store import Store
 from assay.tasks.subject import Inference, loss_by, predictor, scorer
-
-
-def registry_method(entry: Mapping[str, Any]) -> Any:
-    """The method of an entry of the recipe."""
-    slot, _, name = entry["id"].rpartition("/")
-    return registry.make(slot, {"name": name, **entry["params"]}, entry["id"])
 
 
 class Pending(Exception):
@@ -41,14 +35,14 @@ class CellLab:
         self.recipe: Mapping[str, Any] = cell.spec["recipe"]
         self.seed: int = int(cell.spec["train_seed"])
         self.data: Data = load_data(self._folder(cell.inputs["data"]))
-        self.loss = loss_by(registry_method(self.recipe["objective"]))
+        self.loss = loss_by(method_of(self.recipe["objective"]))
 
     def _folder(self, ref: Ref) -> Any:
         return self.store.folder(ref.slot, ref.key)
 
     def new_model(self, seed: int) -> nn.Module:
         """A new model of the recipe's architecture."""
-        method = registry_method(self.recipe["model"])
+        method = method_of(self.recipe["model"])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_for(seed, "model"))
             model: nn.Module = method.build(self.data.spec, context(seed, "init", self.data.spec, self.device))

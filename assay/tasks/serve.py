@@ -1,4 +1,4 @@
-"""A model artifact at work on new images, through its preprocessing to labels, probabilities and maps; and what
+"""A model artifact at work on new images and arrays, through its preprocessing to predictions and maps; and what
 another program must know to do the same."""
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from assay.plugins import registry
 from assay.plugins._diffusion import takes_time
@@ -22,7 +23,8 @@ from assay.tasks.subject import PLAIN, Inference, deployed, explainer, problem_o
 MODES = {1: "L", 3: "RGB"}
 RESIZE = "BILINEAR"
 CLASSES = "classification"
-ELSEWHERE = "`assay export` writes it, and how to use it, for a program of your own"
+ARRAY = ".npy"
+OTHERWISE = f"give them as one {ARRAY} file"
 Size = tuple[int, int]
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 
@@ -144,14 +146,12 @@ def predict_images(
     card = load_card(folder)
     wanted = image_format(card.raw)
     if wanted is None:
-        raise BadInput(f"this model takes {in_words(card.raw)}, not image files: {ELSEWHERE}")
+        raise BadInput(f"this model takes {in_words(card.raw)}, not image files: {OTHERWISE}")
     if card.spec.problem != CLASSES:
-        raise BadInput(f"this model names no classes, its problem is {card.spec.problem}: {ELSEWHERE}")
+        raise BadInput(f"this model names no classes, its problem is {card.spec.problem}: {OTHERWISE}")
     files = image_files(paths)
     pixels, sizes = read_images(files, wanted)
-    split = preprocess(Data(card.raw, {"new": Split({"x": pixels})}), card.preprocessing).splits["new"]
-    batch = split.batch(slice(0, len(split))).to(device)
-    prediction = deployed(card, lambda: load_model(folder).to(device), exported, inference)(batch)
+    batch, prediction = answers(folder, pixels, device, exported, inference)
     probabilities = torch.softmax(prediction, dim=1).tolist()
     target = problem_of(card.spec).target(prediction)
     rows = [
@@ -165,6 +165,44 @@ def predict_images(
         for file, size, t, p in zip(files, sizes, target, probabilities, strict=True)
     ]
     return rows, batch.replace(target=target.to(device))
+
+
+def answers(
+    folder: Path, raw: np.ndarray, device: str, exported: Path | None, inference: Inference
+) -> tuple[Batch, Tensor]:
+    """The deployed model's predictions (N, ...) of inputs as they are before the preprocessing, and the batch
+    that it saw."""
+    card = load_card(folder)
+    split = preprocess(Data(card.raw, {"new": Split({"x": raw})}), card.preprocessing).splits["new"]
+    batch = split.batch(slice(0, len(split))).to(device)
+    return batch, deployed(card, lambda: load_model(folder).to(device), exported, inference)(batch)
+
+
+def predict_array(
+    folder: Path, path: Path, device: str, exported: Path | None = None, inference: Inference = PLAIN
+) -> np.ndarray:
+    """The deployed model's predictions (N, ...) of a .npy file of inputs as the training data had them, for a
+    model of any problem. Raises BadData where the file holds something else, BadInput where the model predicts
+    nothing of an input."""
+    card = load_card(folder)
+    if problem_of(card.spec).samples:
+        raise BadInput("this model draws new examples and predicts nothing of an input: its evaluators show draws")
+    return answers(folder, read_array(path, card.raw), device, exported, inference)[1].cpu().numpy()
+
+
+def read_array(path: Path, spec: DataSpec) -> np.ndarray:
+    """Inputs (N, *spec.shape) from a .npy file. Raises BadData saying what is wrong with it."""
+    wanted = f"one array of {' x '.join(map(str, ('N', *spec.shape)))} numbers, as in the training data"
+    try:
+        found: np.ndarray = np.load(path, allow_pickle=False)
+        held = f"{found.dtype} {list(found.shape)}"
+    except (OSError, ValueError, EOFError, AttributeError) as error:  # a .npz has no dtype
+        raise BadData(f"{path}: not readable as an array: {error}; it takes {wanted}") from error
+    if found.dtype.kind not in "fiu" or found.shape[1:] != spec.shape or not len(found):
+        raise BadData(f"{path} holds {held}; it takes {wanted}")
+    if not np.isfinite(found).all():
+        raise BadData(f"{path} holds NaN or infinite numbers")
+    return found
 
 
 def write_maps(

@@ -45,7 +45,7 @@ from assay.tasks.checkpoint import resume_from, save_checkpoint
 from assay.tasks.compiled import compile_calls
 from assay.tasks.group import Group
 from assay.tasks.job import Job, generator_states, seed_for, set_generator_states
-from assay.tasks.parallel import refusals, share
+from assay.tasks.parallel import share
 
 CHECKPOINT_SECONDS = 30.0
 IN_MEMORY_BYTES = 4 * 2**30
@@ -426,6 +426,15 @@ def _check_output(model: nn.Module, data: Data, name: str) -> None:
         )
 
 
+def _check_start(learner: Learner, card: ModelCard) -> None:
+    """Raises BadInput where a learner that makes the network is to train on what another has made."""
+    id = registry.method_id(learner)
+    if type(learner).apply is not Learner.apply and id not in [step.id for step in card.edits]:
+        raise BadInput(
+            f"train.learner: {learner.method_name()} trains the networks that it makes; this model is another"
+        )
+
+
 def prepared(job: Job, group: Group | None = None) -> Training:
     """The training of a recipe, about to begin; one process's share of it where there is a group."""
     data = load_data(job.inputs["data"])
@@ -434,6 +443,7 @@ def prepared(job: Job, group: Group | None = None) -> Training:
     if "start" in job.inputs:
         torch.manual_seed(seed_for(seed, "model"))
         model, card = load_model(job.inputs["start"]), load_card(job.inputs["start"])
+        _check_start(recipe.one("learner"), card)
     else:
         model, card = initial_model(data, recipe, seed, job.inputs["data"])
     return Training(job, data, recipe, card, model, group)
@@ -446,9 +456,6 @@ def train(job: Job) -> None:
     stops being finite.
     """
     spec = job.spec["recipe"]
-    recipe = Recipe(spec)
-    for part, reason in refusals(spec["devices"], recipe.one("learner"), recipe.many("around"), spec["compile"]):
-        raise BadInput(f"train.{part}: {reason}")
     several = spec["devices"] > 1 and spec["epochs"] > 0
     with ranks.group_of(job) if several else contextlib.nullcontext() as group:
         training = prepared(job, group)

@@ -1,7 +1,8 @@
-"""Run as a process: every method, and the frame around them, on a device that is not the CPU (`elsewhere`).
+"""Run as a process: every method on a device that is not the CPU: `cuda`, or the pretended one (`elsewhere`).
 
-Prints one line of JSON: by method what went wrong, '' where it computes there what it computes on the CPU, and
-'skipped: …' where it cannot be asked. The suite's worlds are what the methods are tried on.
+The first argument is the device; ids of methods may follow. Prints one line of JSON: by method what went wrong,
+'' where it computes there what it computes on the CPU, and 'skipped: …' where it cannot be asked. The suite's
+worlds are what the methods are tried on.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ import elsewhere
 
 from assay.plugins import registry, testing
 from assay.plugins.contract import Attribution, BadInput, Batch, Bound, Context, NotAuditable, Record, Subject
-from assay.plugins.testing import given, links, loop
+from assay.plugins.testing import given, learners, links, loop
 from assay.plugins.testing.base import Case, Skipped, context, reseed, takes_lab
 from assay.plugins.testing.watch import stored_record
 from assay.plugins.testing.worlds import World, trained, worlds
+from assay.tasks.job import prepare_process
 
 TOLERANCE = 1e-4
 
@@ -190,14 +192,13 @@ def training(place: Place, around: Sequence[Bound], ctx: Context, init: Callable
     return init(place.model().train(), terms, place.world.data, ctx)
 
 
-def learned(case: Case, place: Place, ctx: Context) -> Any:
-    """A state of a learner on the device, of the network that it makes of the world's."""
-    terms = loop.make_terms(place.world, [], penalties=False)
+def learned(case: Case, place: Place, ctx: Context, fresh: nn.Module) -> Any:
+    """A state of a learner on the device, of the network that it makes of an untrained one."""
+    terms, data = loop.make_terms(place.world, [], penalties=False), learners.with_validation(place.world)
     terms.objective.ctx.device = place.device
-    fresh = place.world.fresh(5)
-    record = case.method.fit(fresh, place.world.data, place.context(3))
+    record = case.method.fit(fresh, data, place.context(3))
     network = case.method.apply(fresh, record).to(place.device)
-    return case.method.init(network.train(), terms, place.world.data, ctx)
+    return case.method.init(network.train(), terms, data, ctx)
 
 
 def around(case: Case, place: Place) -> Any:
@@ -212,13 +213,16 @@ def around(case: Case, place: Place) -> Any:
 
 
 def learner(case: Case, place: Place) -> Any:
-    ctx = place.context(2)
-    reseed(0)
-    state = learned(case, place, ctx)
-    for _ in range(2):
-        logs = case.method.step(state, place.batch(), ctx)
-    model = case.method.finish(state)
-    return [logs["loss"], model.eval()(place.images().x)]
+    answers = []
+    for make in [make for world, make in learners.networks(case) if world is place.world]:
+        ctx = place.context(2)
+        reseed(0)
+        state = learned(case, place, ctx, make())
+        for _ in range(2):
+            logs = case.method.step(state, place.batch(), ctx)
+        model = case.method.finish(state)
+        answers += [logs["loss"], model.eval()(place.images().x)]
+    return answers
 
 
 def optimizer(case: Case, place: Place) -> Any:
@@ -303,7 +307,7 @@ def ask(id: str, device: torch.device) -> str:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    there = elsewhere.register()
-    asked = sys.argv[1:] or [id for id in registry.index().entries if probe_of(id)]
+    prepare_process(0, 1)
+    there = elsewhere.register() if sys.argv[1] == elsewhere.NAME else torch.device(sys.argv[1])
+    asked = sys.argv[2:] or [id for id in registry.index().entries if probe_of(id)]
     print(json.dumps({id: ask(id, there) for id in asked}))

@@ -1,7 +1,8 @@
 """Every method, and the frame, on a device that is not the CPU: one that is pretended, so that no GPU is needed.
 
 What a GPU refuses the pretended device refuses too: tensors of two devices in one operation, numpy views, a CPU
-generator's draws. Numbers must be the CPU's. What a real GPU does is in tests/flows/test_gpu.py.
+generator's draws. Numbers must be the CPU's. The last test asks a real one; a whole run on it is in
+tests/flows/test_gpu.py.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from assay.plugins import registry
+from tests.conformance import elsewhere
 
 HERE = Path(__file__).parent
 WITHOUT = ("prepare/", "train/batches/", "train/schedule/", "problems/", "search/", "study/")  # they see no device
@@ -57,7 +60,7 @@ def answer(script: str, *arguments: str, site: Path | None = None) -> dict[str, 
 @pytest.fixture(scope="module")
 def methods() -> dict[str, Any]:
     """What went wrong, by method."""
-    return answer("on_device.py")
+    return answer("on_device.py", elsewhere.NAME)
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +74,14 @@ def test_method(id: str, methods: dict[str, Any]) -> None:
     if methods[id].startswith("skipped"):
         pytest.skip(methods[id])
     assert methods[id] == ""
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_every_method_on_a_gpu() -> None:
+    found = answer("on_device.py", "cuda")
+    assert set(METHODS) <= set(found)
+    assert {id: text for id, text in found.items() if text and not text.startswith("skipped")} == {}
 
 
 def test_a_run_has_the_numbers_of_the_cpu(runs: dict[str, Any]) -> None:
@@ -92,7 +103,7 @@ def test_what_a_device_refuses_is_found(install: Callable[..., Path]) -> None:
     files |= {f"fake_device/{name}.py": METHOD.format(expression=text) for name, text in BROKEN.items()}
     site = install("fake-device", {"attribute.saliency": "fake_device"}, files)
     ids = {name: f"attribute/saliency/{name}" for name in BROKEN}
-    found = answer("on_device.py", *ids.values(), site=site)
+    found = answer("on_device.py", elsewhere.NAME, *ids.values(), site=site)
     assert "one device" in found[ids["beside"]]
     assert "generator" in found[ids["drawn"]]
     assert "the answer is on cpu" in found[ids["left"]]

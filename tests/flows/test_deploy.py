@@ -19,7 +19,7 @@ from PIL import Image
 import assay as package
 from assay.flows import cli
 from assay.flows.session import Session, open_session
-from assay.plugins.contract import BadInput, Batch, DataSpec
+from assay.plugins.contract import BadData, BadInput, Batch, DataSpec
 from assay.tasks import serve, subject
 from assay.tasks.artifacts import ModelCard, Step, load_card, load_data, load_model, rebuild, save_model
 from assay.tasks.export import export_onnx
@@ -236,7 +236,7 @@ def test_colour_images(photos: list[str], tmp_path: Path) -> None:
 def test_a_model_that_takes_no_image_files_says_what_it_takes(tmp_path: Path) -> None:
     features = DataSpec(modality="features", shape=(7,), classes=("a", "b"), low=(-3.0,), high=(9.0,))
     folder = artifact(tmp_path / "features", features, "mlp", hidden=[4])
-    with pytest.raises(BadInput, match=r"feature vectors of 7 numbers.*not image files.*assay export"):
+    with pytest.raises(BadInput, match=r"feature vectors of 7 numbers.*not image files: give them as one .npy file"):
         serve.predict_images(folder, [tmp_path / "gone.png"], "cpu")
     card = serve.describe(folder, "features")
     assert "image" not in card["input"]
@@ -249,6 +249,44 @@ def test_a_model_that_takes_no_image_files_says_what_it_takes(tmp_path: Path) ->
     other = DataSpec(problem="regression", shape=(1, 8, 8), outputs=2)
     with pytest.raises(BadInput, match="its problem is regression"):
         serve.predict_images(artifact(tmp_path / "other", other, "small_cnn", width=8), [], "cpu")
+
+
+def test_an_array_of_any_problem_has_predictions(tmp_path: Path) -> None:
+    spec = DataSpec(problem="regression", modality="features", shape=(7,), outputs=2)
+    folder = artifact(tmp_path / "features", spec, "mlp", hidden=[4])
+    x = np.random.default_rng(0).normal(size=(5, 7))
+    np.save(tmp_path / "new.npy", x)
+    found = serve.predict_array(folder, tmp_path / "new.npy", "cpu")
+    with torch.no_grad():
+        np.testing.assert_array_equal(found, load_model(folder)(torch.tensor(x, dtype=torch.float32)).numpy())
+
+
+@pytest.mark.parametrize(
+    ("array", "said"),
+    [
+        (np.zeros((5, 6)), r"float64 \[5, 6\]; it takes one array of N x 7 numbers"),
+        (np.full((2, 7), np.nan), "NaN"),
+        (np.zeros((0, 7)), r"\[0, 7\]"),
+        (np.array(["a"]), r"<U1 \[1\]; it takes one array"),
+        (np.array([{}]), "not readable as an array"),
+    ],
+)
+def test_an_array_that_is_none_of_the_models_is_refused(array: np.ndarray, said: str, tmp_path: Path) -> None:
+    spec = DataSpec(problem="regression", modality="features", shape=(7,), outputs=2)
+    np.save(tmp_path / "new.npy", array, allow_pickle=True)
+    with pytest.raises(BadData, match=said):
+        serve.predict_array(artifact(tmp_path / "features", spec, "mlp", hidden=[4]), tmp_path / "new.npy", "cpu")
+
+
+def test_predict_writes_what_it_says_of_an_array(run: Session, say: Any, project: Path, tmp_path: Path) -> None:
+    raw = np.array(load_data(project / "data" / "digits").test.fields["x"][:6])
+    np.save(tmp_path / "new.npy", raw)
+    out, _ = say("predict", "int8", str(tmp_path / "new.npy"), "--out", str(tmp_path / "out"), "--json")
+    told = json.loads(out)
+    logits = np.load(told["file"])
+    assert told["shape"] == list(logits.shape) == [6, 10]
+    expected = serve.predict_array(model(run, "int8"), tmp_path / "new.npy", "cpu", measured(run, "int8"))
+    np.testing.assert_array_equal(logits, expected)
 
 
 # sizes

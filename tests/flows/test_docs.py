@@ -19,6 +19,7 @@ from assay.flows.cli import app
 from assay.plugins import registry
 from assay.plugins.contract import Batch, Context, DataSpec
 from assay.tasks import docs
+from assay.tasks.scaffold import base_of
 
 ROOT = Path(__file__).parents[2]
 PAGES = ROOT / "docs" / "methods"
@@ -57,6 +58,14 @@ def made() -> dict[str, str]:
 
 def test_the_method_pages_are_up_to_date(made: dict[str, str]) -> None:
     assert docs.out_of_date(PAGES, made) == [], "run `make docs`"
+
+
+def test_the_examples_of_slots_are_the_methods() -> None:
+    page = (ROOT / "docs" / "choosing-a-slot.md").read_text(encoding="utf-8")
+    assert docs.filled(page) == page, "run `make docs`"
+    shown = {registry.load(id).slot for _, id in docs.EXAMPLE.findall(page)}
+    assert shown == {base_of(id).slot for id in registry.index().entries}
+    assert "class SGD(Optimizer):" in page
 
 
 def test_every_method_has_its_place(made: dict[str, str]) -> None:

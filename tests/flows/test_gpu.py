@@ -34,8 +34,9 @@ TREE: dict[str, Any] = {
     "train": {
         "model": {"name": "small_cnn", "width": 16},
         "optimizer": {"name": "adamw", "lr": 0.01},
+        "schedule": "cosine",
         "batches": {"name": "shuffled", "size": 64},
-        "epochs": 6,
+        "epochs": 12,
     },
     "compress": {
         "pruned": [{"name": "prune/magnitude", "sparsity": 0.5}, {"name": "recover/finetune", "epochs": 1}],
@@ -119,7 +120,7 @@ def test_every_cell_is_computed(gpu: Done, cpu: Done) -> None:
         (r.model, r.saliency, r.method, r.field) for r in cpu.rows
     ]
     assert all(row.reason or np.isfinite(row.value) for row in gpu.rows)
-    assert gpu.accuracy("dense") > 0.85
+    assert gpu.accuracy("dense") > 0.9
 
 
 def test_the_training_is_the_cpus(gpu: Done, cpu: Done) -> None:
@@ -128,7 +129,7 @@ def test_the_training_is_the_cpus(gpu: Done, cpu: Done) -> None:
     assert first[0] == pytest.approx(first[1], rel=0.02)
     assert last[0] == pytest.approx(last[1], rel=0.3)
     for model in ("dense", "pruned", "int8"):
-        assert abs(gpu.accuracy(model) - cpu.accuracy(model)) <= 0.04
+        assert abs(gpu.accuracy(model) - cpu.accuracy(model)) <= 0.02
 
 
 def load_history(done: Done) -> list[dict[str, float]]:
@@ -155,7 +156,7 @@ def test_maps_and_numbers_of_one_model_are_the_same_on_both(gpu: Done, folder: P
     from assay.plugins import registry
     from assay.plugins.contract import Batch, Result
     from assay.tasks.job import context
-    from assay.tasks.subject import cached_images, explainer, make_subject
+    from assay.tasks.subject import PLAIN, cached_images, explainer, make_subject
 
     ref = gpu.session.plan.data["main"]
     data = gpu.session.store.folder(ref.slot, ref.key)
@@ -163,7 +164,7 @@ def test_maps_and_numbers_of_one_model_are_the_same_on_both(gpu: Done, folder: P
     prepare_process(0, 1)
 
     def answers(device: torch.device) -> tuple[dict[str, Tensor], dict[str, Result]]:
-        images: Batch = cached_images(inputs["dense"], data, 64, 0, str(device))
+        images: Batch = cached_images(inputs["dense"], data, 64, 0, str(device), PLAIN)
         subject = make_subject(inputs, device, images)
         maps, results = {}, {}
         for name in ("gradient", "integrated_gradients", "smooth_grad", "grad_cam"):
@@ -206,11 +207,13 @@ class Killed(Exception):
 
 def test_an_interrupted_training_goes_on(gpu: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Through EMA's own module, mixup's draws and the GPU's generator, to much the same weights."""
+    from assay.tasks.askable import effective
     from assay.tasks.cells import recipe_spec
     from assay.tasks.params import validate
 
     train = {**TREE["train"], "around": ["ema"], "augment": ["mixup"], "epochs": 3}
-    spec = {"recipe": recipe_spec(validate({"prepare": ["source/digits"], "train": train}).train), "seed": 0}
+    params = validate({"prepare": ["source/digits"], "train": train})
+    spec = {"recipe": recipe_spec(effective(params)[0].train), "seed": 0}
     ref = gpu.session.plan.data["main"]
     inputs = {"data": gpu.session.store.folder(ref.slot, ref.key)}
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)

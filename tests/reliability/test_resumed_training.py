@@ -55,6 +55,11 @@ RECIPES: dict[str, dict[str, Any]] = {
         "optimizer": {"name": "rmsprop", "lr": 0.001},
         "around": ["ema"],
     },
+    "direct feedback alignment": {"learner": "direct_feedback_alignment"},
+    "forward gradient": {"learner": {"name": "forward_gradient", "directions": 2}, "around": ["sam"]},
+    "forward-forward": {"learner": "forward_forward", "augment": ["mixup"]},
+    "grownet": {"learner": {"name": "grownet", "stages": 3}, "around": ["ema"]},
+    "implicit differentiation": {"learner": {"name": "implicit_diff", "every": 2, "terms": 2}},
     "diffusion_noise": {"augment": ["diffusion_noise"]},
     "channels_last": {"model": {"name": "small_cnn", "width": 8}, "channels_last": True},
 }
@@ -88,7 +93,8 @@ def recipe(changes: dict[str, Any]) -> dict[str, Any]:
     train = {"model": {"name": "mlp", "hidden": [8]}, "epochs": EPOCHS, "keep": [0, 1, 2, "last"], **changes}
     train.setdefault("optimizer", {"name": "adamw", "lr": 0.01})
     train["batches"] = {"name": "shuffled", "size": BATCH}
-    prepare = ["source/digits", *(["transform/generation"] if train["model"]["name"] in DRAWS else [])]
+    prepare = ["source/digits", "transform/validation_split"]
+    prepare += ["transform/generation"] if train["model"]["name"] in DRAWS else []
     params: Params = validate({"prepare": prepare, "train": train, "compress": {}})
     return recipe_spec(effective(params)[0].train, problem_name(params.prepare))
 

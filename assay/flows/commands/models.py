@@ -81,10 +81,40 @@ def export(model: str, target: Path, params: Path, overrides: Sequence[str]) -> 
 
 
 def predict(
-    model: str, images: Sequence[Path], params: Path, overrides: Sequence[str], saliency: str, out: Path, as_json: bool
+    model: str, inputs: Sequence[Path], params: Path, overrides: Sequence[str], saliency: str, out: Path, as_json: bool
 ) -> None:
     """Prints the label and probability of each image, as the deployed model answers; writes saliency maps where a
-    method is named."""
+    method is named. Of an array it writes the predictions."""
+    from assay.tasks.serve import ARRAY
+
+    if any(path.suffix == ARRAY for path in inputs):
+        if len(inputs) > 1 or saliency:
+            raise BadInput(f"give one {ARRAY} file and no --saliency, or image files: an array has predictions alone")
+        _predict_array(model, inputs[0], params, overrides, out, as_json)
+    else:
+        _predict_images(model, inputs, params, overrides, saliency, out, as_json)
+
+
+def _predict_array(model: str, path: Path, params: Path, overrides: Sequence[str], out: Path, as_json: bool) -> None:
+    import numpy as np
+
+    from assay.tasks.serve import predict_array
+
+    session = open_session(params, overrides)
+    folder, exported = model_folder(session, model), exported_file(session, model)
+    found = predict_array(folder, path, session.plan.env.device, exported, inference(session))
+    out.mkdir(parents=True, exist_ok=True)
+    target = out / f"{path.stem}-{model}.npy"
+    np.save(target, found)
+    if as_json:
+        print_json({"file": str(target), "shape": list(found.shape)})
+    else:
+        Console().print(f"wrote {target}: {' x '.join(map(str, found.shape))}", highlight=False)
+
+
+def _predict_images(
+    model: str, images: Sequence[Path], params: Path, overrides: Sequence[str], saliency: str, out: Path, as_json: bool
+) -> None:
     from assay.tasks.artifacts import load_card
     from assay.tasks.serve import predict_images, resized, write_maps
 

@@ -13,8 +13,8 @@ import pytest
 from assay.flows import api
 from assay.flows.session import device_of
 from assay.plugins import registry
-from assay.plugins.values import BadInput
-from assay.tasks.cells import Cell
+from assay.plugins.values import Ask, BadInput
+from assay.tasks.cells import Cell, Env, Ref, ask_cells, recipe_spec
 from assay.tasks.params import validate
 
 SCRIPT = Path(__file__).with_name("two_processes.py")
@@ -85,6 +85,15 @@ def test_also_in_further_trainings() -> None:
     tree = {**recipe(), "trainings": {"teacher": {"model": MLP, "devices": 2, "around": ["upgrad"]}}}
     with pytest.raises(BadInput, match=r"trainings\.teacher\.around\.0: upgrad"):
         validate(tree)
+
+
+def test_also_in_trainings_that_a_method_asks_for() -> None:
+    spec, data = recipe_spec(validate(recipe(objective="cross_entropy")).train), Ref("prepare/source", "0")
+    env = Env("cpu", 1, ".")
+    with pytest.raises(BadInput, match=r"audit it: train\.around\.0: upgrad"):
+        ask_cells("audit it", [Ask(changes={"around": ["upgrad"]})], spec, 0, env, "attribute", {"data": data})
+    [[cell]] = ask_cells("audit it", [Ask(changes={"around": ["sam"]})], spec, 0, env, "attribute", {"data": data})
+    assert cell.devices == 2
 
 
 def test_methods_that_couple_examples_are_allowed() -> None:

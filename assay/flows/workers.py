@@ -12,8 +12,8 @@ from pathlib import Path
 from assay.plugins.values import AssayError
 from assay.tasks.cells import Cell
 from assay.tasks.compute import DIED, Outcome
+from assay.tasks.processes import cause, start
 from assay.tasks.store import Store
-from assay.tasks.worker import cause, start
 
 
 class Stopped(AssayError):

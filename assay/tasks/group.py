@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 
 from assay.plugins.contract import AssayError
-from assay.tasks.checkpoint import digest, pack
+from assay.tasks.checkpoint import digest
 
 T = TypeVar("T")
 Kept = Any  # autograd's context
+DRIFT = 0.01
+"""How far apart, relative, rounding may take processes on accelerators in an epoch."""
 
 
 @dataclass(frozen=True)
@@ -70,21 +72,28 @@ class Group:
         On an accelerator kernels may add in any order, so that what each process computes for itself drifts apart
         by rounding: there all take the first one's tensors.
         """
-        if self.device.type != "cpu":
-            for tensor in _tensors(state):
-                if tensor.device.type == self.device.type:
-                    first = tensor.detach().contiguous()
-                    torch.distributed.broadcast(first, 0)
-                    tensor.detach().copy_(first)
-            return
-        tensors: dict[str, Tensor] = {}
-        packed = repr(pack(state, tensors))
-        own = torch.frombuffer(bytearray.fromhex(digest(packed, tensors)), dtype=torch.uint8)[None]
-        if len(self.joined(own, self.size).unique(dim=0)) > 1:
+        tensors = list(_tensors(state))
+        kept = {str(i): t.contiguous() for i, t in enumerate(tensors) if t.device.type == "cpu"}
+        own = torch.frombuffer(bytearray.fromhex(digest("", kept)), dtype=torch.uint8)[None].to(self.device)
+        same = len(self.joined(own, self.size).unique(dim=0)) == 1
+        if not same or self._drift([t.detach() for t in tensors if t.device.type != "cpu"]) > DRIFT:
             raise AssayError(
-                f"train.devices: the {self.size} processes of this training do not compute the same, so that a method "
-                "of it draws from something that is no generator of its own; set train.devices to 1"
+                f"train.devices: the {self.size} processes of this training do not compute the same: its model or a "
+                "method of it hides a weight, or draws from something that is no generator of its own; set "
+                "train.devices to 1"
             )
+
+    def _drift(self, tensors: Sequence[Tensor]) -> float:
+        """Gives all the first one's tensors, in place; how far these were from this one's, relative."""
+        apart, size = 0.0, 0.0
+        for tensor in tensors:
+            first = tensor.contiguous()
+            first = first.clone() if first is tensor else first
+            torch.distributed.broadcast(first, 0)
+            apart += (first.double() - tensor.double()).square().sum().item()
+            size += first.double().square().sum().item()
+            tensor.copy_(first)
+        return (apart / size) ** 0.5 if size else 0.0
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

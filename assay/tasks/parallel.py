@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from assay.plugins.contract import BadInput
-from assay.tasks.group import Added, Group, Part, Same, Whole
+from assay.tasks.group import Added, Group, Kept, Part, Same, Whole
 from assay.tasks.job import generator_states
 
 
@@ -153,26 +153,75 @@ def batch_norm(
     if not training:
         plain: Tensor = func(x, running_mean, running_var, weight, bias, training, momentum, eps)
         return plain
-    over = [0, *range(2, x.ndim)]
-    shape = (1, -1, *[1] * (x.ndim - 2))
     count = x[0, 0].numel() * shared.rows(x, "the input of a batch norm")
+    values = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+    found, mean, variance = Normalised.apply(values, weight, bias, eps, count, shared.group)
+    if running_mean is not None and running_var is not None:
+        running_mean.lerp_(mean.to(running_mean), momentum)
+        running_var.lerp_((variance * (count / (count - 1))).to(running_var), momentum)
+    return found.to(x.dtype)
+
+
+class Normalised(torch.autograd.Function):
+    """Batch norm of a process's own part of `count` values a channel; and the mean and variance of all. Its processes
+    meet once on the way there and once on the way back."""
+
+    @staticmethod
+    def forward(
+        ctx: Kept, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, count: int, group: Group
+    ) -> Any:
+        over, shape = places(x)
+        own = x.mean(dim=over)
+        spread = (x - own.view(shape)).square_().mean(dim=over)
+        share = x.numel() / x.shape[1] / count
+        row = torch.cat([own.new_full((1,), share), own, spread]).double()[None]
+        shares, means, spreads = group.joined(row, group.size).split([1, len(own), len(own)], dim=1)
+        mean = (shares * means).sum(dim=0)
+        variance = (shares * (spreads + (means - mean).square())).sum(dim=0).to(own)
+        mean = mean.to(own)
+        ctx.save_for_backward(x, weight, bias, mean, (variance + eps).rsqrt())
+        ctx.eps, ctx.count, ctx.group = eps, count, group
+        ctx.mark_non_differentiable(mean, variance)
+        return F.batch_norm(x, mean, variance, weight, bias, False, 0.0, eps), mean, variance
+
+    @staticmethod
+    def backward(ctx: Kept, *grads: Tensor) -> Any:
+        x, weight, bias, mean, inverse = ctx.saved_tensors
+        if torch.is_grad_enabled():  # it may be differentiated once more
+            given = [t for t in (x, weight, bias) if t is not None and t.requires_grad]
+            again = normalised(x, weight, bias, ctx.eps, ctx.count, ctx.group)
+            slopes = iter(torch.autograd.grad(again, given, grads[0], create_graph=True))
+            wanted = [t is not None and t.requires_grad for t in (x, weight, bias)]
+            return *(next(slopes) if want else None for want in wanted), None, None, None
+        over, shape = places(x)
+        up = grads[0]
+        centred = x - mean.view(shape)
+        own = [up.sum(dim=over), (up * centred).sum(dim=over) * inverse]
+        level, slope = (total / ctx.count for total in ctx.group.added(own))
+        scale = inverse if weight is None else inverse * weight
+        at_x = centred.mul_((-slope * inverse).view(shape)).add_(up).sub_(level.view(shape)).mul_(scale.view(shape))
+        return at_x, None if weight is None else own[1], None if bias is None else own[0], None, None, None
+
+
+def normalised(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, count: int, group: Group) -> Tensor:
+    """What `Normalised` computes, of operations that can be differentiated again."""
+    over, shape = places(x)
 
     def mean_of(values: Tensor) -> Tensor:
-        (added,) = Added.apply(shared.group, values.sum(dim=over))
-        (same,) = Same.apply(shared.group, added / count)
-        return same
+        (added,) = Added.apply(group, values.sum(dim=over))
+        (same,) = Same.apply(group, added / count)
+        found: Tensor = same.view(shape)
+        return found
 
-    values = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
-    mean = mean_of(values)
-    centred = values - mean.view(shape)
-    variance = mean_of(centred.square())
-    if running_mean is not None and running_var is not None:
-        with torch.no_grad():
-            running_mean.lerp_(mean.to(running_mean), momentum)
-            running_var.lerp_((variance * (count / (count - 1))).to(running_var), momentum)
-    found = centred * (variance + eps).rsqrt().view(shape)
+    centred = x - mean_of(x)
+    found = centred * (mean_of(centred.square()) + eps).rsqrt()
     found = found if weight is None else found * weight.view(shape)
-    return (found if bias is None else found + bias.view(shape)).to(x.dtype)
+    return found if bias is None else found + bias.view(shape)
+
+
+def places(x: Tensor) -> tuple[list[int], tuple[int, ...]]:
+    """The dimensions of a channel's values (N, C, ...), and the shape in which a number a channel meets them."""
+    return [0, *range(2, x.ndim)], (1, -1, *[1] * (x.ndim - 2))
 
 
 def dropout(

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 import threading
 import traceback
 from pathlib import Path
 from typing import Any
 
-from assay.tasks.worker import leave_with, pipes
+from assay.tasks.processes import leave_with, pipes
 
 
 def main() -> None:
@@ -32,8 +33,8 @@ def main() -> None:
     except Exception as error:
         code = getattr(error, "code", None)
         say("failed", text=str(error), kind=type(error).__name__, code=code, trace=traceback.format_exc())
-    else:
-        say("done")
+        sys.exit(1)
+    say("done")
     threading.Event().wait()  # others may still be reading what this process sent
 
 

@@ -23,7 +23,7 @@ import torch
 from assay.plugins.contract import AssayError
 from assay.tasks.group import Group
 from assay.tasks.job import Job, ProcessDied
-from assay.tasks.worker import cause, start
+from assay.tasks.processes import cause, start
 
 READY_SECONDS = 300.0
 TIMEOUT = timedelta(minutes=10)
@@ -60,7 +60,8 @@ class Other:
         self.process.wait()
         self.ended = True
         if not over.wait(GRACE_SECONDS):
-            print(f"{self.name} ended {self.end()}; this one ends too", file=sys.stderr, flush=True)
+            why = self.said.get("text", "")
+            print(f"{self.name} ended {self.end()}; this one ends too. {why}", file=sys.stderr, flush=True)
             os._exit(1)
 
     def says(self, what: str) -> bool:

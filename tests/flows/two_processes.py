@@ -116,17 +116,18 @@ def inputs_have_gradients(group: Group) -> None:
 
 @check
 def second_derivatives(group: Group) -> None:
-    """Of the weights, as an optimizer takes them, and of the inputs, as a gradient penalty."""
-    plain, shared = pair(smooth, group)
-    found = []
-    for model in (plain, shared):
-        x = data(4).requires_grad_()
-        output = model(x)
-        slopes = grads(model, output.square().mean(), graph=True)
-        (at_x,) = torch.autograd.grad(output.sum(), x, create_graph=True)
-        total = torch.stack([g.square().sum() for g in slopes if g is not None]).sum() + at_x.square().sum()
-        found.append(grads(model, total))
-    same_grads(*found)
+    """Of the weights, as an optimizer takes them, and of the inputs, as a gradient penalty; through batch norm."""
+    for make in (smooth, lambda: Net(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Tanh())):
+        plain, shared = pair(make, group)
+        found = []
+        for model in (plain, shared):
+            x = data(4).requires_grad_()
+            output = model(x)
+            slopes = grads(model, output.square().mean(), graph=True)
+            (at_x,) = torch.autograd.grad(output[:, 0].sum(), x, create_graph=True)
+            total = torch.stack([g.square().sum() for g in slopes if g is not None]).sum() + at_x.square().sum()
+            found.append(grads(model, total))
+        same_grads(*found)
 
 
 @check

@@ -13,8 +13,10 @@ import pytest
 from assay.flows import api
 from assay.flows.session import device_of
 from assay.plugins import registry
-from assay.plugins.values import Ask, BadInput
+from assay.plugins.values import Ask, AssayError, BadInput
+from assay.tasks import ranks
 from assay.tasks.cells import Cell, Env, Ref, ask_cells, recipe_spec
+from assay.tasks.job import ProcessDied
 from assay.tasks.params import validate
 
 SCRIPT = Path(__file__).with_name("two_processes.py")
@@ -110,6 +112,40 @@ def test_more_gpus_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
         device_of(params)
     assert device_of(params, "cuda") == "cuda"  # a pool's machines may have them
     assert device_of(validate({**recipe(), "device": "cpu"})) == "cpu"
+
+
+def said(**word: Any) -> ranks.Other:
+    """Another process, with its last word; it has ended."""
+    process = subprocess.Popen(["false"], text=True)
+    process.wait()
+    return ranks.Other("process 2 of 2", process, word, ended=True)
+
+
+@pytest.mark.parametrize(
+    ("word", "kind", "message"),
+    [
+        ({"what": "failed", "text": "no such thing", "code": 2}, AssayError, "^no such thing$"),
+        (
+            {"what": "failed", "text": "x", "code": None, "kind": "KeyError", "trace": "t"},
+            RuntimeError,
+            "KeyError in pro",
+        ),
+        ({"what": "ready"}, ProcessDied, "with exit code 1: process 2 of 2"),
+    ],
+)
+def test_what_went_wrong_in_another_process_is_told(word: dict[str, Any], kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind, match=message), ranks._explained([said(**word)]):
+        raise RuntimeError("Connection closed by peer")
+
+
+def test_an_error_of_its_own_is_told_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranks, "NOTICE_SECONDS", 0.1)
+    waiting = ranks.Other("process 2 of 2", subprocess.Popen(["true"], text=True), {"what": "ready"})
+    with pytest.raises(RuntimeError, match="shapes"), ranks._explained([waiting]):
+        raise RuntimeError("shapes do not fit")
+    with pytest.raises(AssayError, match="diverged"), ranks._explained([said(what="ready")]):
+        raise AssayError("diverged")
+    waiting.process.wait()
 
 
 def trainings(folder: Path, tree: dict[str, Any]) -> dict[str, Cell]:

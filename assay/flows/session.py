@@ -97,9 +97,11 @@ def device_of(params: p.Params, elsewhere: str | None = None) -> str:
     import torch
 
     device = resolve_device(params.device, elsewhere)
+    if device == "cpu" or elsewhere is not None:
+        return device
     there = torch.cuda.device_count()
     for key, train in [("train", params.train), *((f"trainings.{n}", t) for n, t in params.trainings.items())]:
-        if device == "cuda" and elsewhere is None and train.devices > there:
+        if train.devices > there:
             raise BadInput(f"{key}.devices: {train.devices} GPUs are wanted, and this machine has {there}")
     return device
 

@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +30,15 @@ def main() -> None:
         answers.flush()
 
     try:
-        _compute(request, lambda: say("ready"))
+        _compute(request, say)
     except Exception as error:
         code = getattr(error, "code", None)
         say("failed", text=str(error), kind=type(error).__name__, code=code, trace=traceback.format_exc())
         sys.exit(1)
-    say("done")
-    threading.Event().wait()  # others may still be reading what this process sent
 
 
-def _compute(request: dict[str, Any], ready: Any) -> None:
+def _compute(request: dict[str, Any], say: Callable[[str], None]) -> None:
+    """Says when it has what it needs, and when it is done; then waits to be ended."""
     import torch
 
     from assay.tasks import ranks, training
@@ -52,9 +52,11 @@ def _compute(request: dict[str, Any], ready: Any) -> None:
         work=Path(request["work"]),
         device=torch.device(request["device"]),
     )
-    ready()
+    say("ready")
     with ranks.joined(ranks.Place(**request["place"]), job.device) as group:
         training.prepared(job, group).run()
+        say("done")
+        threading.Event().wait()  # others may still be reading what this process sent
 
 
 if __name__ == "__main__":

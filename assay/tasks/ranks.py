@@ -87,9 +87,9 @@ def group_of(job: Job) -> Iterator[Group]:
     others: list[Other] = []
     try:
         places = [Place(rank, size, backend, str(folder / "meeting")) for rank in range(size)]
-        others += [_started(job, place) for place in places[1:]]
-        for other in others:
-            threading.Thread(target=other.listen, args=(over,), daemon=True).start()
+        for place in places[1:]:
+            others.append(_started(job, place))
+            threading.Thread(target=others[-1].listen, args=(over,), daemon=True).start()
         with _explained(others):
             _wait(others, "ready", READY_SECONDS)
         with joined(places[0], job.device) as group, _explained(others):

@@ -179,28 +179,30 @@ class Normalised(torch.autograd.Function):
         mean = (shares * means).sum(dim=0)
         variance = (shares * (spreads + (means - mean).square())).sum(dim=0).to(own)
         mean = mean.to(own)
-        ctx.save_for_backward(x, weight, bias, mean, (variance + eps).rsqrt())
+        ctx.save_for_backward(x, weight, bias, mean, variance)
         ctx.eps, ctx.count, ctx.group = eps, count, group
         ctx.mark_non_differentiable(mean, variance)
         return F.batch_norm(x, mean, variance, weight, bias, False, 0.0, eps), mean, variance
 
     @staticmethod
     def backward(ctx: Kept, *grads: Tensor) -> Any:
-        x, weight, bias, mean, inverse = ctx.saved_tensors
+        x, weight, bias, mean, variance = ctx.saved_tensors
         if torch.is_grad_enabled():  # it may be differentiated once more
             given = [t for t in (x, weight, bias) if t is not None and t.requires_grad]
             again = normalised(x, weight, bias, ctx.eps, ctx.count, ctx.group)
             slopes = iter(torch.autograd.grad(again, given, grads[0], create_graph=True))
             wanted = [t is not None and t.requires_grad for t in (x, weight, bias)]
             return *(next(slopes) if want else None for want in wanted), None, None, None
-        over, shape = places(x)
-        up = grads[0]
-        centred = x - mean.view(shape)
-        own = [up.sum(dim=over), (up * centred).sum(dim=over) * inverse]
-        level, slope = (total / ctx.count for total in ctx.group.added(own))
+        up, inverse = grads[0], (variance + ctx.eps).rsqrt()
+        mask = [False, True, True]
+        sums = torch.ops.aten.native_batch_norm_backward
+        _, at_weight, at_bias = sums(up, x, weight, None, None, mean, inverse, True, ctx.eps, mask)
+        slope, level = (total / ctx.count for total in ctx.group.added([at_weight, at_bias]))
         scale = inverse if weight is None else inverse * weight
-        at_x = centred.mul_((-slope * inverse).view(shape)).add_(up).sub_(level.view(shape)).mul_(scale.view(shape))
-        return at_x, None if weight is None else own[1], None if bias is None else own[0], None, None, None
+        # scale * (up - level - slope * normalised x), in two walks over the values
+        at_x = F.batch_norm(x, mean, variance, -scale * slope, -scale * level, False, 0.0, ctx.eps)
+        at_x.addcmul_(up, scale.view(places(x)[1]))
+        return at_x, None if weight is None else at_weight, None if bias is None else at_bias, None, None, None
 
 
 def normalised(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, count: int, group: Group) -> Tensor:

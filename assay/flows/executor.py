@@ -141,7 +141,8 @@ class Executor:
         """Computes cells in one worker and takes them off the list, up to the first that is not there in
         the end; returns what came of that one."""
         exclusive = any(cell.exclusive for cell in rest)
-        with self._workers.borrow() as worker, machine_lock(exclusive, self.stopped), self._clock():
+        places = max(cell.devices for cell in rest)
+        with self._workers.borrow(places) as worker, machine_lock(exclusive, self.stopped), self._clock():
             while rest:
                 outcome = self._compute_one(worker, rest[0])
                 if outcome.status not in THERE:

@@ -45,12 +45,17 @@ def here() -> int:
 
 @contextlib.contextmanager
 def slot(url: str, stopped: Callable[[], bool], cell: Cell) -> Iterator[None]:
-    """Holds a GPU slot of the Prefect server at `url` while a cell computes that needs one; without a server
-    there is none to hold. Raises Stopped where `stopped` becomes true
-    first, AssayError where the limit is gone."""
+    """Holds the GPU slots of the Prefect server at `url` while a cell computes that needs some; without a server
+    there are none to hold. Raises Stopped where `stopped` becomes true first, AssayError where the limit is gone or
+    has fewer slots than the cell needs."""
     if not url or cell.env.device == "cpu":
         yield
         return
+    if cell.devices > 1 and (slots := ensure_limit(url, here())) < cell.devices:  # Prefect would wait for ever
+        raise AssayError(
+            f"{cell.label}: train.devices is {cell.devices}, and Prefect's concurrency limit '{LIMIT}' has {slots} "
+            f"slots: prefect gcl update {LIMIT} --limit {cell.devices}, where there are so many GPUs"
+        )
     from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
     from prefect.concurrency.sync import concurrency
     from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -64,6 +69,7 @@ def slot(url: str, stopped: Callable[[], bool], cell: Cell) -> Iterator[None]:
             # A computation goes on where the server cannot be told for a moment that the slot is still in use.
             wanted = concurrency(
                 LIMIT,
+                occupy=cell.devices,
                 timeout_seconds=TRY_SECONDS,
                 lease_duration=LEASE_SECONDS,
                 strict=True,

@@ -96,6 +96,21 @@ def resolve_device(wanted: str, elsewhere: str | None = None) -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
 
 
+def device_of(params: p.Params, elsewhere: str | None = None) -> str:
+    """The device of a run, as `resolve_device`. Raises BadInput too where a training wants more GPUs than there are
+    here; what machines `elsewhere` have is known to them."""
+    import torch
+
+    device = resolve_device(params.device, elsewhere)
+    if device == "cpu" or elsewhere is not None:
+        return device
+    there = torch.cuda.device_count()
+    for key, train in [("train", params.train), *((f"trainings.{n}", t) for n, t in params.trainings.items())]:
+        if train.devices > there:
+            raise BadInput(f"{key}.devices: {train.devices} GPUs are wanted, and this machine has {there}")
+    return device
+
+
 def open_session(
     params: str | Path | Mapping[str, Any] | p.Params = "params.yaml",
     overrides: Sequence[str] = (),
@@ -112,7 +127,7 @@ def open_session(
     checked = params if isinstance(params, p.Params) and not overrides else p.validate(tree, str(file or "params"))
     store = Store(store_root(checked.store.root, root))
     remote = open_remote(checked.store.remote, store)
-    plan = plan_with_cache(checked, root, resolve_device(checked.device, device))
+    plan = plan_with_cache(checked, root, device_of(checked, device))
     return Session(root, checked, plan, store, tree, file, shown_command(command), overrides, remote)
 
 

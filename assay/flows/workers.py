@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,10 +11,9 @@ from pathlib import Path
 
 from assay.plugins.values import AssayError
 from assay.tasks.cells import Cell
-from assay.tasks.compute import Outcome
+from assay.tasks.compute import DIED, Outcome
+from assay.tasks.processes import cause, start
 from assay.tasks.store import Store
-
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 class Stopped(AssayError):
@@ -33,16 +28,8 @@ class Worker:
     """One worker process. It computes one cell at a time."""
 
     def __init__(self, threads: int):
-        environment = {**os.environ, **{name: str(threads) for name in THREAD_VARIABLES}}
-        environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "assay.tasks.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=environment,
-            encoding="utf-8",
-            process_group=0,  # Ctrl-C in a terminal reaches the parent only
-        )
+        # Its own process group: Ctrl-C in a terminal reaches the parent only.
+        self.process = start("assay.tasks.worker", threads, process_group=0)
 
     def compute(self, cell: Cell, store: Store, downloads: Path, command: str, failures: Mapping[str, str]) -> Outcome:
         """Computes a cell. Raises WorkerDied where the process ends before its answer."""
@@ -62,20 +49,17 @@ class Worker:
         except (OSError, ValueError):  # the pipe is gone, or was closed by `end`
             answer = ""
         if not answer.endswith("\n"):
-            raise WorkerDied(_cause(self.process.wait()))
-        return Outcome.from_json(json.loads(answer))
+            raise WorkerDied(cause(self.process.wait()))
+        outcome = Outcome.from_json(json.loads(answer))
+        if outcome.status == DIED:
+            self.end()
+            raise WorkerDied(outcome.message)
+        return outcome
 
     def end(self) -> None:
         """Kills the process and waits until it is gone."""
         self.process.kill()
         self.process.wait()
-
-
-def _cause(code: int) -> str:
-    if code >= 0:
-        return f"with exit code {code}"
-    name = signal.Signals(-code).name
-    return f"by {name}" + (" (the system does this where memory runs out)" if name == "SIGKILL" else "")
 
 
 @dataclass
@@ -90,7 +74,7 @@ class Workers:
 
     def __post_init__(self) -> None:
         self._slots = threading.Semaphore(self.limit)
-        self._lock = threading.Lock()
+        self._lock, self._turn = threading.Lock(), threading.Lock()
 
     def warm(self, count: int) -> None:
         """Starts up to `count` workers that have nothing to do yet: so nobody waits for their imports."""
@@ -101,10 +85,10 @@ class Workers:
                 self._idle.append(worker)
 
     @contextlib.contextmanager
-    def borrow(self) -> Iterator[Worker]:
-        """A worker for the calling thread alone. One that dies meanwhile is replaced for the next thread.
-        Raises Stopped."""
-        with self._slots:
+    def borrow(self, places: int = 1) -> Iterator[Worker]:
+        """A worker for the calling thread alone, which counts as so many (as all, where there are not so many). One
+        that dies meanwhile is replaced for the next thread. Raises Stopped."""
+        with self._held(min(places, self.limit)):
             worker = self._take()
             try:
                 yield worker
@@ -114,6 +98,16 @@ class Workers:
                         self._idle.append(worker)
                     elif worker in self._alive:
                         self._alive.remove(worker)
+
+    @contextlib.contextmanager
+    def _held(self, places: int) -> Iterator[None]:
+        with self._turn:  # one thread at a time: two that hold a part of what they need would wait for ever
+            for _ in range(places):
+                self._slots.acquire()
+        try:
+            yield
+        finally:
+            self._slots.release(places)
 
     def _take(self) -> Worker:
         with self._lock:

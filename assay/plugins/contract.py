@@ -110,7 +110,8 @@ class Card(BaseModel):
     exported model), `train_data`, `peers`, `trajectory`, `group` (domains). What a recipe's methods need
     its data must give: `validation` (that split); and what optimizers and arounds need its learner:
     `closure`, `graph` (see `Optimizer`), `apart` (each example's gradient); terms that say what they
-    read need `activations`.
+    read need `activations`. One `gives` `devices` where its gradients are those of its calls of the
+    model, which several processes can share.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -7,6 +7,7 @@ from typing import Any
 
 from assay.plugins import registry
 from assay.tasks.cells import learner_faults, takes_lab
+from assay.tasks.parallel import refusals
 
 TRAINS = ("model", "batches", "objective", "learner", "optimizer", "schedule")
 NO_RECIPE = "retrains the model, and train.from gives no recipe: say `epochs` (and optimizer, …) beside it"
@@ -94,6 +95,8 @@ def faults(params: Any) -> Iterator[str]:
         for i, around in enumerate(train.around[:-1]):
             if "apart" in around.card.needs:
                 yield f"{key}.around.{i}: {around.method_name()} needs each example's gradient: put it last"
+        shared = refusals(train.devices, train.learner, train.around, train.compile)
+        yield from (f"{key}.{part}: {reason}" for part, reason in shared)
         if "graph" in train.optimizer.card.needs and train.around:
             optimizer = train.optimizer.method_name()
             yield f"{key}.around: {optimizer} differentiates its gradients; an around leaves none to differentiate"

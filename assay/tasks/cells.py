@@ -17,6 +17,7 @@ from assay.plugins import registry
 from assay.plugins.contract import Ask, BadInput, Objective, Penalty
 from assay.tasks import closure as code_closure
 from assay.tasks.job import method_of
+from assay.tasks.parallel import refusals
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,11 @@ class Cell:
     def ref(self) -> Ref:
         """Where its artifact is."""
         return Ref(self.slot, self.key)
+
+    @property
+    def devices(self) -> int:
+        """How many devices, each with a process of its own, it computes on."""
+        return int(self.spec.get("recipe", {}).get("devices", 1)) if self.slot == "train" else 1
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -248,7 +254,7 @@ def recipe_spec(train: Any, problem: str = "classification") -> dict[str, Any]:
     """The section `train` in the form of a cell's spec, for data of a problem."""
     slots = ("model", "batches", "objective", "learner", "optimizer", "schedule")
     lists = ("edit", "augment", "penalty", "around")
-    plain = ("epochs", "keep", "precision", "compile", "channels_last")
+    plain = ("epochs", "keep", "precision", "compile", "channels_last", "devices")
     return {
         **{slot: entry(getattr(train, slot)) for slot in slots},
         **{slot: [entry(m) for m in getattr(train, slot)] for slot in lists},
@@ -295,8 +301,9 @@ def _check_asked(label: str, recipe: Mapping[str, Any], ask: Ask) -> None:
     every = ("objective", "optimizer", "schedule")
     single = [slot for slot in every if slot not in learner.card.refuses or slot in ask.changes]
     asked.update({slot: [method_of(recipe[slot])] for slot in single})
-    for slot, why in learner_faults(learner, asked):
-        raise BadInput(f"{label}: train.{slot}: {why}")
+    shared = refusals(recipe["devices"], learner, asked["around"], recipe["compile"])
+    for part, why in (*learner_faults(learner, asked), *shared):
+        raise BadInput(f"{label}: train.{part}: {why}")
 
 
 def training_cell(

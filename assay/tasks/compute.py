@@ -21,20 +21,22 @@ from assay.plugins.contract import AssayError
 from assay.tasks.cells import Cell, has_lab, machine
 from assay.tasks.closure import load_cache, module_file, read_source, version
 from assay.tasks.disk import full_text, is_full
-from assay.tasks.job import Job, prepare_process
+from assay.tasks.job import Job, ProcessDied, prepare_process
 from assay.tasks.lab import CellLab, Pending
 from assay.tasks.settings import importable
 from assay.tasks.store import Store, try_lock
 
 PROGRESS_SECONDS = 0.5
 THERE = ("done", "hit")
+DIED = "died"
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What came of a cell: `done`, `hit`, `busy` (another process computes it), `pending` (cells to compute
-    first, which `may_fail`) or `failed` with a message, an exit code and a traceback for the log. `reason` is why,
-    where the fault lies in what was asked: it would fail again, on any machine."""
+    first, which `may_fail`), `died` (a process that shared the work, as the message says) or `failed` with a message,
+    an exit code and a traceback for the log. `reason` is why, where the fault lies in what was asked: it would fail
+    again, on any machine."""
 
     key: str
     status: str
@@ -81,6 +83,8 @@ def compute_one(
     except Pending as pending:
         cells = tuple(c.to_json() for c in pending.cells)
         return Outcome(cell.key, "pending", pending=cells, may_fail=pending.may_fail)
+    except ProcessDied as death:
+        return Outcome(cell.key, DIED, message=str(death))
     except (Exception, SystemExit) as error:
         return _failed(cell, error, time.time() - started, store)
 

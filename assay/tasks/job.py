@@ -22,6 +22,10 @@ MODEL = "model:"
 """The role of an input that is a named model begins so."""
 
 
+class ProcessDied(Exception):
+    """A process that shares a cell's work ended in the middle of it; the text says which, and how."""
+
+
 def no_progress(done: int, total: int, note: str) -> None:
     """Reports nothing."""
 

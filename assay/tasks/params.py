@@ -110,6 +110,7 @@ class Train(_Tree):
     precision: Literal["fp32", "bf16"] = "fp32"
     compile: Bool = False
     channels_last: Bool = False
+    devices: Int = Field(1, ge=1, le=64, description="GPUs (or CPU processes) that share each batch; part of the key")
     models: dict[str, str] = Field({}, description="role → name in `trainings`: teachers, guides, judges")
     data: str = Field(MAIN, description="of a further training: the data set it learns, main or a name in `datasets`")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -29,6 +30,7 @@ from assay.plugins.contract import (
     Terms,
     to_tensor,
 )
+from assay.tasks import ranks
 from assay.tasks.artifacts import (
     ModelCard,
     load_card,
@@ -41,7 +43,9 @@ from assay.tasks.artifacts import (
 )
 from assay.tasks.checkpoint import resume_from, save_checkpoint
 from assay.tasks.compiled import compile_calls
+from assay.tasks.group import Group
 from assay.tasks.job import Job, generator_states, method_of, seed_for, set_generator_states
+from assay.tasks.parallel import share
 
 CHECKPOINT_SECONDS = 30.0
 IN_MEMORY_BYTES = 4 * 2**30
@@ -101,6 +105,7 @@ class Training:
     recipe: Recipe
     card: ModelCard
     model: nn.Module
+    group: Group | None = None
     start_epoch: int = 0
     start_batch: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
@@ -115,6 +120,10 @@ class Training:
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if spec["compile"]:
             compile_calls(self.model, self.device)
+        self.writes = self.group is None or self.group.rank == 0
+        if self.group is not None:
+            for shared in (self.model, *self.job.models.values()):
+                share(shared, self.group)
         self.channels_last: bool = spec["channels_last"]
         self.batches = self.bind(self.recipe.one("batches"), "batches")
         self.augment = [self.bind(m, f"augment.{i}") for i, m in enumerate(self.recipe.many("augment"))]
@@ -199,11 +208,14 @@ class Training:
     def run(self) -> nn.Module:
         """Trains to the end, from the resumable checkpoint where there is one."""
         resumable = self.job.work / "resume.safetensors"
-        saved = resume_from(resumable, self.device)
+        resume = functools.partial(resume_from, resumable, self.device)
+        saved = resume() if self.group is None else self.group.first_alone(resume)
         if saved is not None:
             self.restore(saved)
         else:
             self.keep(0)
+        if self.group is not None:
+            self.group.agree(self.snapshot(self.start_epoch, self.start_batch, self.batches.ctx.rng.get_state()))
         self.examples = Examples(self.data.train, self.device)
         self.saved_at = time.monotonic()
         for epoch in range(self.start_epoch, self.epochs):
@@ -228,15 +240,16 @@ class Training:
                 self.sums[name] = self.sums.get(name, 0.0) + (value.item() if on_cpu else value.detach().double())
             self.job.progress(step + 1, self.terms.total_steps, f"epoch {epoch + 1}/{self.epochs}")
             if time.monotonic() - self.saved_at > CHECKPOINT_SECONDS and i + 1 < len(order):
-                save_checkpoint(resumable, self.snapshot(epoch, i + 1, epoch_rng))
-                self.saved_at = time.monotonic()
+                self.save(resumable, self.snapshot(epoch, i + 1, epoch_rng))
         self.start_batch = 0
         row = {name: float(total) / len(order) for name, total in self.sums.items()}
         self.history.append({"epoch": epoch + 1, "lr": self.lr(), **row, **self.validate()})
         self.sums = {}
         self.keep(epoch + 1)
-        save_checkpoint(resumable, self.snapshot(epoch + 1, 0, self.batches.ctx.rng.get_state()))
-        self.saved_at = time.monotonic()
+        snapshot = self.snapshot(epoch + 1, 0, self.batches.ctx.rng.get_state())
+        if self.group is not None:
+            self.group.agree(snapshot)
+        self.save(resumable, snapshot)
 
     def step(self, step: int, index: Tensor) -> Mapping[str, Tensor]:
         """One batch: draw, augment, learn, restore the constraints."""
@@ -287,6 +300,12 @@ class Training:
 
     # what is kept
 
+    def save(self, resumable: Path, snapshot: Mapping[str, Any]) -> None:
+        """Writes the resumable checkpoint; of several processes one does."""
+        if self.writes:
+            save_checkpoint(resumable, snapshot)
+        self.saved_at = time.monotonic()
+
     @contextlib.contextmanager
     def deployed(self) -> Iterator[nn.Module]:
         """The model with the weights that validation, checkpoints and the final model use (an average,
@@ -314,7 +333,7 @@ class Training:
     def keep(self, epoch: int) -> None:
         """Keeps this epoch's weights where the recipe asks for them."""
         wanted = self.job.spec["recipe"]["keep"]
-        if epoch in wanted or "all" in wanted or ("last" in wanted and epoch == self.epochs):
+        if self.writes and (epoch in wanted or "all" in wanted or ("last" in wanted and epoch == self.epochs)):
             folder = self.job.out / "checkpoints"
             folder.mkdir(parents=True, exist_ok=True)
             with self.deployed() as model:
@@ -411,12 +430,8 @@ def _check_start(learner: Learner, card: ModelCard) -> None:
         )
 
 
-def train(job: Job) -> None:
-    """Trains the model of a recipe on the data set `data`, from scratch or from the model `start`.
-
-    Writes the model artifact with `history.csv` and the kept checkpoints. Raises Diverged where the loss
-    stops being finite.
-    """
+def prepared(job: Job, group: Group | None = None) -> Training:
+    """The training of a recipe, about to begin; one process's share of it where there is a group."""
     data = load_data(job.inputs["data"])
     recipe = Recipe(job.spec["recipe"])
     seed = int(job.spec["seed"])
@@ -426,9 +441,21 @@ def train(job: Job) -> None:
         _check_start(recipe.one("learner"), card)
     else:
         model, card = initial_model(data, recipe, seed, job.inputs["data"])
-    training = Training(job, data, recipe, card, model)
-    trained = training.run()
-    save_model(job.out, card, trained.state_dict())
+    return Training(job, data, recipe, card, model, group)
+
+
+def train(job: Job) -> None:
+    """Trains the model of a recipe on the data set `data`, from scratch or from the model `start`.
+
+    Writes the model artifact with `history.csv` and the kept checkpoints. Raises Diverged where the loss
+    stops being finite.
+    """
+    spec = job.spec["recipe"]
+    several = spec["devices"] > 1 and spec["epochs"] > 0
+    with ranks.group_of(job) if several else contextlib.nullcontext() as group:
+        training = prepared(job, group)
+        trained = training.run()
+    save_model(job.out, training.card, trained.state_dict())
     columns = list(training.history[-1]) if training.history else ["epoch"]
     with open(job.out / "history.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns)

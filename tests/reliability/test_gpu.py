@@ -77,9 +77,9 @@ def limit(url: str) -> Iterator[Any]:
             client.delete_global_concurrency_limit_by_name(gpu.LIMIT)
 
 
-def cell(name: str, folder: Path, device: str = "cuda", seconds: float = 0.5) -> Cell:
-    """A cell that says it needs a device, and notes when it computes."""
-    spec = {"seconds": seconds}
+def cell(name: str, folder: Path, device: str = "cuda", seconds: float = 0.5, devices: int = 1) -> Cell:
+    """A cell that says it needs a device, or some, and notes when it computes."""
+    spec = {"seconds": seconds, "recipe": {"devices": devices}}
     return Cell("train", "train", name, "gpu_stub:work", spec, {}, name, {}, name, env=Env(device, 1, str(folder)))
 
 
@@ -117,6 +117,21 @@ def test_cells_hold_slots(executor: Executor, url: str, limit: Any, slots: int, 
     names = ["one", "two", "three"]
     run_groups({name: [cell(name, executor.downloads)] for name in names}, executor.run)
     assert overlaps(executor, names) == together
+
+
+def test_a_training_on_two_gpus_holds_two(executor: Executor, url: str, limit: Any) -> None:
+    gpu.ensure_limit(url, 2)
+    cells = [cell("one", executor.downloads), cell("two", executor.downloads, devices=2)]
+    run_groups({cell.key: [cell] for cell in cells}, executor.run)
+    assert overlaps(executor, ["one", "two"]) == 1
+
+
+def test_more_slots_than_there_are(executor: Executor, url: str, limit: Any) -> None:
+    """It would wait for ever."""
+    gpu.ensure_limit(url, 2)
+    text = r"train\.devices is 3, and Prefect's concurrency limit 'gpu' has 2 slots: prefect gcl update gpu --limit 3"
+    with pytest.raises(AssayError, match=text):
+        executor.run([cell("three", executor.downloads, devices=3)])
 
 
 def test_other_cells_need_none(executor: Executor, url: str, limit: Any) -> None:

@@ -13,9 +13,9 @@ from typing import Any
 from assay.flows.session import (
     Session,
     code_memory,
+    device_of,
     project_of,
     raw_tree,
-    resolve_device,
     shown_command,
 )
 from assay.plugins.registry import UnknownMethod
@@ -111,7 +111,7 @@ def open_sweep(
             try:
                 own = tree_of(tree, point)
                 checked = p.validate(own, str(file or "params"))
-                plan = make_plan(checked, root, resolve_device(checked.device, device))
+                plan = make_plan(checked, root, device_of(checked, device))
                 store = Store(store_root(checked.store.root, root))
             except (BadInput, UnknownMethod) as error:
                 faults.add(point, error)

@@ -21,7 +21,7 @@ class Backprop(Learner):
     card = Card(
         title="Learning representations by back-propagating errors",
         paper="doi:10.1038/323533a0",
-        gives=("closure", "graph", "apart", "activations"),
+        gives=("closure", "graph", "apart", "activations", "devices"),
     )
 
     def init(self, model: nn.Module, terms: Terms, data: Data, ctx: Context) -> State:  # type: ignore[override]

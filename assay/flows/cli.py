@@ -142,7 +142,7 @@ def study(
     _commands("study").study(*asked, json, server, pool, runner)
 
 
-@app.command(epilog="Example: assay search my_search --space 'model=[{name: mlp}, {name: small_cnn}]'")
+@app.command(epilog="Example: assay search robot --space 'model.hidden=[[8], [64], [32, 32]]'")
 def search(
     name: Annotated[str, typer.Argument(help="A method of the slot `search`.")],
     space: Annotated[list[str] | None, typer.Option(help="Values of a path of the recipe: path=[a, b].")] = None,

@@ -14,7 +14,7 @@ from assay.flows.workers import Stopped, WorkerDied
 from assay.tasks import closure
 from assay.tasks.cells import Cell, Ref
 from assay.tasks.compute import Outcome
-from assay.tasks.elsewhere import SOURCE, Refused, adopt
+from assay.tasks.elsewhere import Refused, adopt, stays
 from assay.tasks.remote import Remote, RemoteFailed
 from assay.tasks.store import Store
 
@@ -103,11 +103,6 @@ class Elsewhere(Executor):
 
     def _arrived(self, ref: Ref) -> bool:
         return self.store.has(ref.slot, ref.key) if self.remote is None else self._bring(ref)
-
-
-def stays(cell: Cell) -> bool:
-    """Whether a cell belongs to the machine that planned it."""
-    return cell.slot == SOURCE or cell.exclusive
 
 
 # the process that gets a group

@@ -15,18 +15,21 @@ from assay.flows.api import compute, get_ready, to_compute
 from assay.flows.finish import alone, facts, send
 from assay.flows.runners import open_executor, open_pool
 from assay.flows.session import Session, materialise, open_session, project_of
-from assay.plugins.values import Result
+from assay.plugins.values import Ask, BadInput, Result
 from assay.tasks import study_message
 from assay.tasks.artifacts import load_result, read_json
-from assay.tasks.cells import Cell
+from assay.tasks.cells import Cell, changed_recipe
+from assay.tasks.params import validate
 from assay.tasks.report.study import write_study
 from assay.tasks.status import write_last
 from assay.tasks.study import ANSWER
+from assay.tasks.sweep import Point, tree_of
 
 
 @dataclass(frozen=True)
 class Study:
-    """A finished study (`answer` is its verdict) or search (`answer` is the best recipe's changes)."""
+    """A finished study (`answer` is its verdict) or search (`answer` is the best recipe's changes, `sets` what
+    `assay run --set` takes for them)."""
 
     kind: str
     name: str
@@ -36,6 +39,7 @@ class Study:
     page: Path
     computed: int
     seconds: float
+    sets: Sequence[str] = ()
     notes: Sequence[str] = ()
 
 
@@ -67,6 +71,7 @@ def run_study(
     with contextlib.ExitStack() as stack:
         machines = stack.enter_context(open_pool(project_of(params, project), pool, runner, prefect))
         session = open_session(params, overrides, project, command, machines.device() if machines else None)
+        check_space(session, space or {})
         materialise(session)
         cell = session.plan.add_study(kind, method, space)
         session.plan = session.plan.only(cell)
@@ -82,7 +87,40 @@ def run_study(
         page = finish(session, kind, method, cell, result, answer, track)
         notes = [*session.notes, *(send(session, sender) if track else [])]
     seconds = time.monotonic() - begun
-    return Study(kind, method.method_name(), cell, result, answer, page, executor.computed, seconds, notes)
+    sets = [] if space is None else sets_of(session, answer)
+    return Study(kind, method.method_name(), cell, result, answer, page, executor.computed, seconds, sets, notes)
+
+
+def check_space(session: Session, space: Mapping[str, Sequence[Any]]) -> None:
+    """Raises BadInput where a value cannot stand in the recipe; one that lies inside another path's value must
+    fit one of those."""
+    recipe = session.plan.recipe(session.plan.params.train)
+    for path, values in space.items():
+        outer = next((other for other in space if path.startswith(f"{other}.")), None)
+        starts: list[dict[str, Any]] = [{}] if outer is None else [{outer: value} for value in space[outer]]
+        for value in values:
+            faults = [fault_of(session, recipe, {**start, path: value}) for start in starts]
+            if all(faults):
+                raise BadInput(f"--space {path}: {faults[0]}")
+
+
+def fault_of(session: Session, recipe: Mapping[str, Any], changes: Mapping[str, Any]) -> str:
+    """Why a training cannot have these changes, or '' where it can."""
+    try:
+        whole = session.params.model_dump(mode="json")  # a method that the params leave to its default has a name
+        validate(tree_of(whole, Point(1, {f"train.{path}": value for path, value in changes.items()})))
+        changed_recipe(recipe, Ask(changes=changes))
+    except BadInput as error:
+        return str(error)
+    return ""
+
+
+def sets_of(session: Session, changes: Mapping[str, Any]) -> list[str]:
+    """The `--set` values of a run with a recipe's changes; with a method's name where the params leave it out."""
+    train = session.tree.get("train") or {}
+    slots = {path.partition(".")[0] for path in changes if "." in path} - set(changes) - set(train)
+    names = {f"train.{slot}.name": getattr(session.plan.params.train, slot).method_name() for slot in sorted(slots)}
+    return Point(1, {**names, **{f"train.{path}": value for path, value in changes.items()}}).overrides()
 
 
 def finish(session: Session, kind: str, method: Any, cell: Cell, result: Result, answer: Any, track: bool) -> Path:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -44,9 +44,15 @@ class Worker:
             process_group=0,  # Ctrl-C in a terminal reaches the parent only
         )
 
-    def compute(self, cell: Cell, store: Store, downloads: Path, command: str) -> Outcome:
+    def compute(self, cell: Cell, store: Store, downloads: Path, command: str, failures: Mapping[str, str]) -> Outcome:
         """Computes a cell. Raises WorkerDied where the process ends before its answer."""
-        request = {"cell": cell.to_json(), "root": str(store.root), "downloads": str(downloads), "command": command}
+        request = {
+            "cell": cell.to_json(),
+            "root": str(store.root),
+            "downloads": str(downloads),
+            "command": command,
+            "failures": dict(failures),
+        }
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Protocol, get_args, get_origin
 
 import torch
@@ -27,6 +28,7 @@ from assay.plugins.values import (
     Context,
     Data,
     DataSpec,
+    Failed,
     Lab,
     NotAuditable,
     Number,
@@ -61,6 +63,7 @@ __all__ = [
     "DataSpec",
     "Edit",
     "Evaluator",
+    "Failed",
     "Field",
     "Gradients",
     "Lab",
@@ -104,7 +107,10 @@ class Card(BaseModel):
 
     `needs` and `drops` are folded along a chain before anything runs: words such as `float` (weights
     that can be changed), `grad`, `conv`, `mask` (a ground-truth mask in the data), `runtime` (an
-    exported model), `train_data`, `peers`, `trajectory`, `group` (domains), `apart` (each example's gradient).
+    exported model), `train_data`, `peers`, `trajectory`, `group` (domains). What a recipe's methods need
+    its data must give: `validation` (that split); and what optimizers and arounds need its learner:
+    `closure`, `graph` (see `Optimizer`), `apart` (each example's gradient); terms that say what they
+    read need `activations`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -119,8 +125,11 @@ class Card(BaseModel):
     problems: tuple[str, ...] = Field(("any",), description="problems it can be asked of")
     modality: tuple[str, ...] = Field(("any",), description="kinds of input it can take")
     needs: tuple[str, ...] = Field((), description="what the model or data must have")
+    roles: tuple[str, ...] = Field((), description="the named models that it cannot do without: `train.models`")
     drops: tuple[str, ...] = Field((), description="what a link takes from the model")
-    gives: tuple[str, ...] = Field((), description="what a transform or link adds")
+    gives: tuple[str, ...] = Field((), description="what a source, transform, link or learner adds")
+    refuses: tuple[str, ...] = Field((), description="slots of the recipe that a learner has no place for")
+    anew: bool = Field(False, description="a learner with a start of its own: it cannot train a given model on")
     makes: str = Field("", description="problem of the data set that a source or transform makes, where it is another")
     coupled: bool = Field(False, description="an example's result depends on the rest of its batch")
     serves: bool = Field(False, description="a transform that new data must pass too")
@@ -227,6 +236,11 @@ class Model(Method):
         """The tensors of a checkpoint that a user brings, by the names in the module that `build` gives."""
         return given
 
+    def pretrained(self) -> Path:
+        """The safetensors file that comes with the architecture, which `train.from: pretrained` means. Raises BadInput
+        where none does."""
+        raise BadInput("train.from: no weights come with this model: name a safetensors file")
+
 
 class Edit(Method):
     """Changes a model before training: blocks, initialisation, heads, adapters."""
@@ -316,8 +330,9 @@ class Penalty(Method):
 class Optimizer(Method):
     """An update rule.
 
-    Where the card needs `closure`, learners call `step(closure)` with a function that makes new gradients
-    and returns the loss; where it needs `graph`, these gradients can be differentiated once more.
+    Where the card needs `closure`, the learner calls `step(closure)` with a function that makes new gradients
+    and returns the loss; where it needs `graph`, these gradients can be differentiated once more. Learners
+    whose cards do not give these words are refused with it.
     """
 
     slot: ClassVar[str] = "train/optimizer"
@@ -452,6 +467,10 @@ class Learner(Edit):
     A learner whose network is not the recipe's model as it stands (a forward-only inference, an ensemble
     that grows) is an edit too: it overrides `apply`, which the frame calls last before training, and again
     whenever the model artifact is loaded.
+
+    What it cannot honour its card says, and such recipes are refused when planning: slots that it `refuses`
+    and that hold other than the default; methods that need words that it does not give; and, where it
+    starts `anew`, trainings from a given model.
     """
 
     slot: ClassVar[str] = "train/learner"
@@ -492,6 +511,8 @@ class Predict(Method):
 
     Evaluation and attribution use it in place of the model's own forward pass. Draws come from
     `ctx.normal(batch.index, ...)`, so that an example's prediction depends on nothing else in its batch.
+    Predictions are differentiated, to explain and to attack them: a method that leaves no gradient of the
+    inputs says so by `drops=("grad",)`.
     """
 
     slot: ClassVar[str] = "predict"
@@ -573,6 +594,11 @@ class Search(Method):
     that may stand there; changes go to `lab.train` as they are."""
 
     slot: ClassVar[str] = "search"
+
+    def uses(self) -> Sequence[str]:
+        """The ids of the methods, none of the recipe's, that it asks the lab for by name: they are known before
+        anything runs, and the search is made again where their code changes."""
+        return ()
 
     def search(self, space: Mapping[str, Sequence[Any]], lab: Lab, ctx: Context) -> tuple[Mapping[str, Any], Result]:
         """The best recipe's changes, and the table of what was tried."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from assay.plugins import registry
-from assay.tasks.cells import takes_lab
+from assay.tasks.cells import learner_faults, takes_lab
 
 TRAINS = ("model", "batches", "objective", "learner", "optimizer", "schedule")
 NO_RECIPE = "retrains the model, and train.from gives no recipe: say `epochs` (and optimizer, …) beside it"
@@ -24,7 +24,13 @@ def problem_name(steps: Sequence[Any]) -> str:
 
 def learned(params: Any, train: Any) -> str:
     """The problem of the data set that a training learns."""
-    return problem_name(params.datasets.get(train.data, params.prepare))
+    return problem_name(steps_of(params, train))
+
+
+def steps_of(params: Any, train: Any) -> Sequence[Any]:
+    """The source and transforms of the data set that a training learns."""
+    found: Sequence[Any] = params.datasets.get(train.data, params.prepare)
+    return found
 
 
 def fits(method: Any, problem: str) -> bool:
@@ -37,6 +43,11 @@ def why_not(method: Any, problem: str) -> str:
     return (
         f"{registry.method_id(method)} is for {' or '.join(method.card.problems)}; the data set's problem is {problem}"
     )
+
+
+def lacks(method: Any, role: str) -> str:
+    """What a recipe must say so that a method gets the model of a role."""
+    return f"{method.method_name()} needs a {role}: say `models: {{{role}: NAME}}` beside it, a name in `trainings`"
 
 
 def unfit(method: Any, modality: str) -> str:
@@ -59,6 +70,9 @@ def faults(params: Any) -> Iterator[str]:
             before = problem_name(steps[:i])
             if not fits(step, before):
                 yield f"{key}.{i}: {why_not(step, before)}"
+            if takes_lab(step.fit) and params.train.models:
+                name = step.method_name()
+                yield f"{key}.{i}: {name} trains by the recipe, before there are the models of train.models"
     name = problem_name(params.prepare)
     problem = registry.make("problems", name)
     for key, train in [("train", params.train), *((f"trainings.{n}", t) for n, t in params.trainings.items())]:
@@ -66,6 +80,17 @@ def faults(params: Any) -> Iterator[str]:
         methods += [(f"{slot}.{i}", m) for slot in TRAINS_MANY for i, m in enumerate(getattr(train, slot))]
         own = learned(params, train)
         yield from (f"{key}.{slot}: {why_not(m, own)}" for slot, m in methods if not fits(m, own))
+        yield from (
+            f"{key}.{slot}: {lacks(m, role)}"
+            for slot, m in methods
+            for role in m.card.roles
+            if role not in train.models
+        )
+        if not any("validation" in step.card.gives for step in steps_of(params, train)):
+            lacking = [(slot, m.method_name()) for slot, m in methods if "validation" in m.card.needs]
+            add = "add transform/validation_split to its data set"
+            yield from (f"{key}.{slot}: {short} needs a split `validation`; {add}" for slot, short in lacking)
+        yield from (f"{key}.{slot}: {why}" for slot, why in learner_faults(train.learner, _asked_for(train, own)))
         for i, around in enumerate(train.around[:-1]):
             if "apart" in around.card.needs:
                 yield f"{key}.around.{i}: {around.method_name()} needs each example's gradient: put it last"
@@ -74,10 +99,37 @@ def faults(params: Any) -> Iterator[str]:
             yield f"{key}.around: {optimizer} differentiates its gradients; an around leaves none to differentiate"
     for variant, links in params.compress.items():
         yield from (f"compress.{variant}.{i}: {why_not(m, name)}" for i, m in enumerate(links) if not fits(m, name))
+    if params.train.learner.card.anew:
+        yield from _continuations(params)
     if params.predict is not None and not fits(params.predict, name):
         yield f"predict: {why_not(params.predict, name)}"
     if problem.samples and params.predict is None and (params.evaluate or params.attribute.saliency):
         yield f"predict: a {name} model's predictions are drawn by a method of this slot; name one"
+
+
+def _asked_for(train: Any, problem: str) -> dict[str, Sequence[Any]]:
+    """A recipe's methods by slot, without what stands by default where the learner has no place for it."""
+    names = {slot: type(train).model_fields[slot].default for slot in ("optimizer", "schedule")}
+    names["objective"] = registry.make("problems", problem).objective
+    asked: dict[str, Sequence[Any]] = {slot: getattr(train, slot) for slot in TRAINS_MANY}
+    for slot, name in names.items():
+        default = registry.make(f"train/{slot}", name)
+        method = getattr(train, slot) or default
+        asked[slot] = [] if method == default and slot in train.learner.card.refuses else [method]
+    return asked
+
+
+def _continuations(params: Any) -> Iterator[str]:
+    """What would train the dense model on, where its learner cannot."""
+    why = f"{params.train.learner.method_name()} trains from a start of its own and cannot continue from given weights"
+    for variant, links in params.compress.items():
+        for i, link in enumerate(links):
+            if any(ask.start == "parent" and "learner" not in ask.changes for ask in link.asks()):
+                short = registry.method_id(link).removeprefix("compress/")
+                instead = "leave the link out, or take another train.learner"
+                yield f"compress.{variant}.{i}: {short} trains the model on; {why}: {instead}"
+    if params.attribute.ceiling == "finetune":
+        yield f"attribute.ceiling: finetune trains the model on; {why}: take retrain"
 
 
 def effective(params: Any) -> tuple[Any, list[tuple[str, str]]]:

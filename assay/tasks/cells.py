@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from assay.plugins import registry
-from assay.plugins.values import Ask, BadInput
+from assay.plugins.contract import Ask, BadInput, Objective, Penalty
 from assay.tasks import closure as code_closure
+from assay.tasks.job import method_of
 
 
 @dataclass(frozen=True)
@@ -256,6 +257,48 @@ def recipe_spec(train: Any, problem: str = "classification") -> dict[str, Any]:
     }
 
 
+NEEDS_OF_LEARNER = {
+    "closure": "asks for gradients itself",
+    "graph": "differentiates its gradients once more",
+    "apart": "needs each example's gradient",
+    "activations": "reads the activations of layers",
+}
+"""What a recipe's methods may need of the learner: the words in their cards, and what they say."""
+
+
+def learner_faults(learner: Any, asked: Mapping[str, Sequence[Any]]) -> Iterator[tuple[str, str]]:
+    """What a learner cannot honour of the methods that a recipe asks for, by slot: the slot, and why."""
+    name = learner.method_name()
+    for slot, method in [(slot, method) for slot, methods in asked.items() for method in methods]:
+        short = method.method_name()
+        if slot in learner.card.refuses:
+            yield slot, f"{name} has no place for {short}; leave `{slot}` out"
+            continue
+        wanted = {*method.card.needs, *(("activations",) if _reads(method) else ())}
+        lacking = [word for word in NEEDS_OF_LEARNER if word in wanted and word not in learner.card.gives]
+        if lacking:
+            needs = " and ".join(NEEDS_OF_LEARNER[word] for word in lacking)
+            yield slot, f"{short} {needs}, and {name} cannot give that; take another {slot} or learner"
+
+
+def _reads(method: Any) -> bool:
+    """Whether a term of the loss says that it reads activations."""
+    return isinstance(method, Objective | Penalty) and type(method).reads not in (Objective.reads, Penalty.reads)
+
+
+def _check_asked(label: str, recipe: Mapping[str, Any], ask: Ask) -> None:
+    """Raises BadInput where a recipe that a method changed has what its learner cannot honour. What it has no
+    place for among the methods that every recipe has counts where the method asks for it: others may be there by
+    default."""
+    learner = method_of(recipe["learner"])
+    asked = {slot: [method_of(m) for m in recipe[slot]] for slot in ("edit", "augment", "penalty", "around")}
+    every = ("objective", "optimizer", "schedule")
+    single = [slot for slot in every if slot not in learner.card.refuses or slot in ask.changes]
+    asked.update({slot: [method_of(recipe[slot])] for slot in single})
+    for slot, why in learner_faults(learner, asked):
+        raise BadInput(f"{label}: train.{slot}: {why}")
+
+
 def training_cell(
     label: str,
     recipe: Mapping[str, Any],
@@ -266,28 +309,41 @@ def training_cell(
     models: Mapping[str, Ref] | None = None,
     stage: str = "train",
 ) -> Cell:
-    """The cell of one training."""
+    """The cell of one training. Raises BadInput where it starts from a model and its learner cannot."""
+    learner = method_of(recipe["learner"])
+    if start is not None and learner.card.anew:
+        name = learner.method_name()
+        raise BadInput(f"{label}: {name} trains from a start of its own and cannot continue from given weights")
     inputs = {"data": data, **({"start": start} if start else {})}
     inputs.update({f"model:{role}": ref for role, ref in (models or {}).items()})
     return make(stage, "train", label, "assay.tasks.training:train", {"recipe": recipe, "seed": seed}, inputs, env)
 
 
 def changed_recipe(recipe: Mapping[str, Any], ask: Ask) -> dict[str, Any]:
-    """The recipe with an ask's changes: `epochs`, `optimizer.lr`, or a whole method as a mapping."""
+    """The recipe with an ask's changes: `epochs`, `optimizer.lr`, or a whole method as a mapping. Raises BadInput."""
     changed: dict[str, Any] = copy.deepcopy(dict(recipe))
     for path, value in ask.changes.items():
         slot, _, rest = path.partition(".")
         if slot not in changed:
             raise BadInput(f"a training has no '{slot}': {path}")
-        if rest:
-            changed[slot]["params"][rest] = value
-        elif isinstance(changed[slot], Mapping):
-            changed[slot] = entry(registry.make(f"train/{slot}", value, path))
-        elif slot in ("edit", "augment", "penalty", "around"):
-            changed[slot] = [entry(registry.make(f"train/{slot}", v, path)) for v in value]
-        else:
-            changed[slot] = value
+        try:
+            changed[slot] = _changed(changed[slot], slot, rest, value, path)
+        except (ValueError, registry.UnknownMethod) as error:
+            raise BadInput(str(error)) from error
     return changed
+
+
+def _changed(before: Any, slot: str, rest: str, value: Any, path: str) -> Any:
+    if rest and not isinstance(before, Mapping):
+        raise BadInput(f"{path}: '{slot}' has no parameters by name: change the whole of it")
+    if rest:
+        name = before["id"].rpartition("/")[2]
+        return entry(registry.make(f"train/{slot}", {"name": name, **before["params"], rest: value}, slot))
+    if isinstance(before, Mapping):
+        return entry(registry.make(f"train/{slot}", value, path))
+    if slot in ("edit", "augment", "penalty", "around"):
+        return [entry(registry.make(f"train/{slot}", v, path)) for v in value]
+    return value
 
 
 def transform_cell(
@@ -332,6 +388,7 @@ def ask_cells(
         if isinstance(ask.start, Ask):
             (before,) = ask_cells(f"{name} start", [ask.start], recipe, seed, env, stage, {**inputs, "data": data})
             chain, start = [*chain, *before], before[-1].ref
+        _check_asked(name, changed, ask)
         training = training_cell(name, changed, own_seed, data, env, start, models, stage)
         found.append([*chain, training])
     return found

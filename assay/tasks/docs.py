@@ -24,7 +24,7 @@ from assay.tasks.scaffold import base_of, functions
 
 OWN = "assay"
 INDEX = "README.md"
-LISTS = ("problems", "modality", "needs", "drops", "gives")
+LISTS = ("problems", "modality", "needs", "roles", "drops", "gives", "refuses")
 SITES = {"arxiv:": "https://arxiv.org/abs/", "doi:": "https://doi.org/"}
 EXAMPLE = re.compile(r"(<!-- source: (\S+) -->\n)```python\n.*?^```", re.MULTILINE | re.DOTALL)
 MADE = "<!-- Made by `make docs` from the methods' cards. Edit the methods, not this page. -->"
@@ -137,6 +137,8 @@ def fact_lines(method: Mapping[str, Any], card: Mapping[str, Any], up: str) -> I
     for name in LISTS:
         if card[name] and card[name] != ["any"]:
             yield f"- {name}: {', '.join(card[name])}"
+    if card["anew"]:
+        yield "- it starts anew: it cannot train a given model on"
     if card["coupled"]:
         yield "- an example's result depends on the rest of its batch"
     if card["serves"]:

@@ -19,13 +19,14 @@ from assay.plugins import registry
 from assay.tasks.artifacts import ModelCard, load_card, load_data, write_json
 from assay.tasks.cells import entry, flatten
 from assay.tasks.closure import version
+from assay.tasks.inference import INFERENCE
 from assay.tasks.params import named_by
 from assay.tasks.plan import DENSE, Plan
 from assay.tasks.reading import without_secrets
 from assay.tasks.report.maps import gallery
+from assay.tasks.report.prose import origin
 from assay.tasks.results import chain_of
 from assay.tasks.store import Store
-from assay.tasks.subject import INFERENCE
 from assay.tasks.summary import Summary
 
 TRAINED = ("model", "objective", "optimizer", "learner", "schedule", "edit", "augment", "penalty", "around")
@@ -62,7 +63,8 @@ def _row(plan: Plan, store: Store, summary: Summary, facts: Mapping[str, Any], m
         "gates": "" if judged is None else "passed" if judged else "failed",
         "git": str(facts.get("git", "")),
         "command": without_secrets(str(facts.get("command", ""))),
-        "note": _note(summary, model, links),
+        "from": plan.params.train.start,
+        "note": _note(plan, summary, model, links),
     }
     return {
         "model": model,
@@ -99,10 +101,10 @@ def params(plan: Plan, links: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     return {name: str(value) for name, value in found.items() if value not in (None, "", [])}
 
 
-def _note(summary: Summary, model: str, links: Sequence[Mapping[str, Any]]) -> str:
+def _note(plan: Plan, summary: Summary, model: str, links: Sequence[Mapping[str, Any]]) -> str:
     """A run's description, in Markdown."""
     if model == DENSE:
-        return "The dense model, as it was trained."
+        return f"The model from {origin(plan)}." if plan.params.train.start else "The dense model, as it was trained."
     failed = [gate.gate for gate in summary.gates if gate.variant == model and not gate.passed]
     chain = " → ".join(f"`{link['id'].removeprefix('compress/')}`" for link in links)
     gates = f"Failed gates: {', '.join(f'`{gate}`' for gate in failed)}" if failed else "It passed every gate."
@@ -154,10 +156,12 @@ def curves(prefix: str, lines: Iterable[Mapping[str, Any]]) -> Iterator[list[Any
 
 def _requirements(card: ModelCard) -> list[str]:
     """What must be installed where the model is served."""
-    ids = [step.id for step in (card.model, *card.edits, *card.links, *card.preprocessing)]
-    found = {entry.dist: entry.version for entry in map(registry.find, ids)}
-    kernels = ("onnxruntime",) if "int8" in card.gives else ()
-    found |= {name: version(name) for name in ("assay", "torch", *kernels)}
+    steps = (card.model, *card.edits, *card.links, *card.preprocessing)
+    found = {entry.dist: entry.version for entry in (registry.find(step.id) for step in steps)}
+    cards = [registry.load(step.id).card for step in steps]
+    libraries = {one.library for one in cards if one.extra}
+    kernels = {"onnxruntime"} if "int8" in card.gives else set()
+    found |= {name: version(name) for name in ("assay", "torch", *libraries, *kernels)}
     return [f"{name}=={number}" if number else name for name, number in sorted(found.items())]
 
 

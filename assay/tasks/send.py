@@ -1,5 +1,5 @@
-"""Sends the outbox to MLflow. With `send_values`, and the model that MLflow serves, the only file that imports
-MLflow; it runs in a process of its own, without torch."""
+"""Sends the outbox to MLflow. With `send_values`, `registered` and the model that MLflow serves the only file that
+imports MLflow; it runs in a process of its own, without torch."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ from assay.tasks.artifacts import (
 )
 from assay.tasks.checkpoint import resume_from, save_checkpoint
 from assay.tasks.compiled import compile_calls
-from assay.tasks.job import Job, generator_states, seed_for, set_generator_states
+from assay.tasks.job import Job, generator_states, method_of, seed_for, set_generator_states
 
 CHECKPOINT_SECONDS = 30.0
 IN_MEMORY_BYTES = 4 * 2**30
@@ -64,16 +64,11 @@ class Recipe:
 
     def one(self, slot: str) -> Any:
         """The method of a slot."""
-        return _make(self.entries[slot])
+        return method_of(self.entries[slot])
 
     def many(self, slot: str) -> list[Any]:
         """The methods of a slot, in order."""
-        return [_make(entry) for entry in self.entries[slot]]
-
-
-def _make(entry: Mapping[str, Any]) -> Any:
-    slot, _, name = entry["id"].rpartition("/")
-    return registry.make(slot, {"name": name, **entry["params"]}, entry["id"])
+        return [method_of(entry) for entry in self.entries[slot]]
 
 
 @dataclass
@@ -319,7 +314,7 @@ class Training:
     def keep(self, epoch: int) -> None:
         """Keeps this epoch's weights where the recipe asks for them."""
         wanted = self.job.spec["recipe"]["keep"]
-        if epoch in wanted or ("last" in wanted and epoch == self.epochs):
+        if epoch in wanted or "all" in wanted or ("last" in wanted and epoch == self.epochs):
             folder = self.job.out / "checkpoints"
             folder.mkdir(parents=True, exist_ok=True)
             with self.deployed() as model:
@@ -407,6 +402,15 @@ def _check_output(model: nn.Module, data: Data, name: str) -> None:
         )
 
 
+def _check_start(learner: Learner, card: ModelCard) -> None:
+    """Raises BadInput where a learner that makes the network is to train on what another has made."""
+    id = registry.method_id(learner)
+    if type(learner).apply is not Learner.apply and id not in [step.id for step in card.edits]:
+        raise BadInput(
+            f"train.learner: {learner.method_name()} trains the networks that it makes; this model is another"
+        )
+
+
 def train(job: Job) -> None:
     """Trains the model of a recipe on the data set `data`, from scratch or from the model `start`.
 
@@ -419,6 +423,7 @@ def train(job: Job) -> None:
     if "start" in job.inputs:
         torch.manual_seed(seed_for(seed, "model"))
         model, card = load_model(job.inputs["start"]), load_card(job.inputs["start"])
+        _check_start(recipe.one("learner"), card)
     else:
         model, card = initial_model(data, recipe, seed, job.inputs["data"])
     training = Training(job, data, recipe, card, model)

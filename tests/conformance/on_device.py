@@ -24,7 +24,7 @@ import elsewhere
 
 from assay.plugins import registry, testing
 from assay.plugins.contract import Attribution, BadInput, Batch, Bound, Context, NotAuditable, Record, Subject
-from assay.plugins.testing import given, links, loop
+from assay.plugins.testing import given, learners, links, loop
 from assay.plugins.testing.base import Case, Skipped, context, reseed, takes_lab
 from assay.plugins.testing.watch import stored_record
 from assay.plugins.testing.worlds import World, trained, worlds
@@ -54,7 +54,7 @@ class Place:
 
     def context(self, seed: int = 0) -> Context:
         """A context; its generator is the CPU's."""
-        models = {role: self.model(3).requires_grad_(False) for role in ("teacher", "guide", "judge")}
+        models = {role: self.model(3).requires_grad_(False) for role in given.ROLES}
         return context(self.world.data.spec, seed, step=1, progress=0.5, device=self.device, models=models)
 
     def lab(self) -> Any:
@@ -192,14 +192,13 @@ def training(place: Place, around: Sequence[Bound], ctx: Context, init: Callable
     return init(place.model().train(), terms, place.world.data, ctx)
 
 
-def learned(case: Case, place: Place, ctx: Context) -> Any:
-    """A state of a learner on the device, of the network that it makes of the world's."""
-    terms = loop.make_terms(place.world, [], penalties=False)
+def learned(case: Case, place: Place, ctx: Context, fresh: nn.Module) -> Any:
+    """A state of a learner on the device, of the network that it makes of an untrained one."""
+    terms, data = loop.make_terms(place.world, [], penalties=False), learners.with_validation(place.world)
     terms.objective.ctx.device = place.device
-    fresh = place.world.fresh(5)
-    record = case.method.fit(fresh, place.world.data, place.context(3))
+    record = case.method.fit(fresh, data, place.context(3))
     network = case.method.apply(fresh, record).to(place.device)
-    return case.method.init(network.train(), terms, place.world.data, ctx)
+    return case.method.init(network.train(), terms, data, ctx)
 
 
 def around(case: Case, place: Place) -> Any:
@@ -214,13 +213,16 @@ def around(case: Case, place: Place) -> Any:
 
 
 def learner(case: Case, place: Place) -> Any:
-    ctx = place.context(2)
-    reseed(0)
-    state = learned(case, place, ctx)
-    for _ in range(2):
-        logs = case.method.step(state, place.batch(), ctx)
-    model = case.method.finish(state)
-    return [logs["loss"], model.eval()(place.images().x)]
+    answers = []
+    for make in [make for world, make in learners.networks(case) if world is place.world]:
+        ctx = place.context(2)
+        reseed(0)
+        state = learned(case, place, ctx, make())
+        for _ in range(2):
+            logs = case.method.step(state, place.batch(), ctx)
+        model = case.method.finish(state)
+        answers += [logs["loss"], model.eval()(place.images().x)]
+    return answers
 
 
 def optimizer(case: Case, place: Place) -> Any:

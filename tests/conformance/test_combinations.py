@@ -13,7 +13,7 @@ import torch
 from assay.flows import api
 from assay.plugins import registry
 from assay.tasks.artifacts import load_model
-from assay.tasks.cells import Cell
+from assay.tasks.cells import Cell, learner_faults
 from assay.tasks.compute import Outcome, compute_one
 from assay.tasks.results import summarise
 from assay.tasks.status import needed, statuses
@@ -30,14 +30,16 @@ LINKS = [
     {"name": "prune/channels", "ratio": 0.5, "round_to": 4},
     {"name": "factorize/svd"},
     {"name": "recover/finetune", "epochs": 1},
+    {"name": "recover/distill", "epochs": 1},
 ]
 
 
 def names(slot: str) -> list[str]:
-    """Every method of a slot that is installed with Assay and can classify plain labelled images."""
+    """Every method of a slot that is installed with Assay and can classify plain labelled images by itself."""
     entries = [e for e in registry.index().entries.values() if e.slot == slot and e.dist == "assay"]
     cards = {e.id.rsplit("/", 1)[1]: registry.load(e.id).card for e in entries}
-    return [n for n, c in cards.items() if {"any", "classification"} & set(c.problems) and "group" not in c.needs]
+    fit = {n: c for n, c in cards.items() if {"any", "classification"} & set(c.problems) and "group" not in c.needs}
+    return [n for n, c in fit.items() if not c.roles]
 
 
 def onion(optimizer: str, around: list[str]) -> list[str]:
@@ -106,6 +108,32 @@ def draw(seed: int) -> dict[str, Any]:
     }
 
 
+def unhonoured(learner: Any, slot: str, name: str) -> bool:
+    """Whether a learner cannot honour a method."""
+    return any(learner_faults(learner, {slot: [registry.make(f"train/{slot}", name)]}))
+
+
+def with_learner(tree: dict[str, Any], name: str) -> dict[str, Any]:
+    """The recipe for another learner than backprop: with what it honours, on a chain of dense layers."""
+    learner = registry.make("train/learner", name)
+    train = {**tree["train"], "learner": name, "model": MODELS[0], "epochs": 3}
+    asked: dict[str, list[Any]] = {slot: train[slot] for slot in ("penalty", "around")}
+    asked["optimizer"] = [train["optimizer"]]
+    for slot, methods in asked.items():
+        asked[slot] = [m for m in methods if not unhonoured(learner, slot, m)]
+    if any("apart" in registry.load(f"train/around/{name}").card.needs for name in asked["around"]):
+        asked["penalty"] = []  # of some penalties a batch has one number, and nothing apart
+    train |= {**asked, "optimizer": (asked["optimizer"] or ["adamw"])[0]}
+    kept = {slot: value for slot, value in train.items() if slot not in learner.card.refuses}
+    split = ["transform/validation_split"] if "validation" in learner.card.needs else []
+    far = [*tree["datasets"]["far"], *split]
+    # Channels of layers whose activity is the answer cannot go, nor can one objective be put for another.
+    cannot = {"prune/channels", *(["recover/distill"] if "objective" in learner.card.refuses else [])}
+    chain = [link for link in tree["compress"]["variant"] if link["name"] not in cannot] or [dict(LINKS[0])]
+    changes = {"prepare": [*tree["prepare"], *split], "datasets": {"far": far}, "compress": {"variant": chain}}
+    return {**tree, **changes, "train": kept}
+
+
 def compute_all(session: api.Session) -> None:
     """Computes a plan here, without a pool."""
     todo = needed(session.plan, statuses(session.plan, session.store, {}))
@@ -131,7 +159,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("seed", range(COUNT))
 def test_combination(seed: int, folder: Path) -> None:
-    tree = draw(seed)
+    passes_through(draw(seed), folder)
+
+
+@pytest.mark.parametrize("seed", range(COUNT, COUNT + 3))
+@pytest.mark.parametrize("name", [name for name in names("train/learner") if name != "backprop"])
+def test_combination_with_a_learner(name: str, seed: int, folder: Path) -> None:
+    passes_through(with_learner(draw(seed), name), folder)
+
+
+def passes_through(tree: dict[str, Any], folder: Path) -> None:
+    """Runs every stage, and looks at what comes out."""
     session = api.open_session(tree, project=folder)
     api.materialise(session)
     compute_all(session)

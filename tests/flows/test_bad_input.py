@@ -9,6 +9,12 @@ import yaml
 
 from assay.flows import cli
 
+CONVEX: dict[str, Any] = {
+    "prepare": ["source/friedman1"],
+    "train": {"model": "mlp", "learner": "convex_relu_admm"},
+    "evaluate": [],
+}
+"""A recipe of a learner that trains from its own start, on all examples at once."""
 CASES: list[tuple[str, dict[str, Any], list[str]]] = [
     ("unknown key", {"trian": {}}, ["trian", "unknown key", "train"]),
     ("unknown key in a section", {"train.epoch": 3}, ["train.epoch", "did you mean 'epochs'"]),
@@ -47,6 +53,34 @@ CASES: list[tuple[str, dict[str, Any], list[str]]] = [
     ("source in the middle", {"prepare.1": "source/digits"}, ["prepare.1", "transform belongs here"]),
     ("missing section", {"train": None}, ["train"]),
     ("unknown training", {"train.models": {"teacher": "big"}}, ["train.models.teacher", "big"]),
+    (
+        "an objective without its teacher",
+        {"train.objective": "distillation"},
+        ["train.objective", "distillation needs a teacher", "`models: {teacher: NAME}`", "`trainings`"],
+    ),
+    (
+        "an unknown teacher of a link",
+        {"compress.pruned.1": {"name": "recover/distill", "teacher": "big"}},
+        ["compress.pruned.1.teacher", "'big'", "dense"],
+    ),
+    (
+        "a link's objective under a learner that has none",
+        {"train.learner": "forward_forward", "compress.pruned.1": "recover/distill"},
+        ["compress pruned 1 recover/distill", "forward_forward has no place for distillation"],
+    ),
+    (
+        "a link that reads tokens under a learner that cannot",
+        {
+            "train.learner": "direct_feedback_alignment",
+            "compress.pruned.1": {"name": "recover/hybrid_distill", "mim_teacher": "dense"},
+        },
+        ["compress pruned 1 recover/hybrid_distill", "hybrid_distillation reads the activations of layers"],
+    ),
+    (
+        "a link without its second teacher",
+        {"compress.pruned.1": "recover/hybrid_distill"},
+        ["compress.pruned.1", "mim_teacher"],
+    ),
     ("text as a number", {"train.epochs": "3"}, ["train.epochs", "'3'", "integer"]),
     ("a fraction as a whole number", {"train.epochs": 3.0}, ["train.epochs", "3.0", "integer"]),
     ("true as a number", {"train.epochs": True}, ["train.epochs", "True", "integer"]),
@@ -58,6 +92,61 @@ CASES: list[tuple[str, dict[str, Any], list[str]]] = [
     ("true as a learning rate", {"train.optimizer.lr": True}, ["train.optimizer.lr", "True", "a number"]),
     ("text as a learning rate", {"train.optimizer.lr": "0.1"}, ["train.optimizer.lr", "'0.1'", "a number"]),
     ("true in a list of numbers", {"train.model.hidden": [True]}, ["train.model.hidden", "True", "a number"]),
+    (
+        "an objective for a learner with its own",
+        {"train.learner": "forward_forward", "train.objective": "stablemax"},
+        ["train.objective", "forward_forward has no place for stablemax", "leave `objective` out"],
+    ),
+    (
+        "an optimizer that differentiates what cannot be",
+        {"train.learner": "direct_feedback_alignment", "train.optimizer": "adahessian"},
+        ["train.optimizer", "adahessian differentiates its gradients once more", "direct_feedback_alignment"],
+    ),
+    (
+        "gradients of examples from a learner that has none",
+        {"train.learner": "grownet", "train.around": ["upgrad"]},
+        ["train.around", "upgrad needs each example's gradient", "grownet cannot give that"],
+    ),
+    (
+        "a penalty on layers that a learner cuts apart",
+        {"train.learner": "direct_feedback_alignment", "train.penalty": ["deep_supervision"]},
+        ["train.penalty", "deep_supervision reads the activations of layers", "direct_feedback_alignment cannot"],
+    ),
+    (
+        "a problem's own objective that a learner cannot honour",
+        {"prepare": ["source/boxes"], "train.learner": "direct_feedback_alignment", "evaluate": []},
+        ["train.objective", "grid_detection reads the activations of layers"],
+    ),
+    (
+        "an around that a learner does not ask",
+        {**CONVEX, "train.around": ["ema"], "compress": {}},
+        ["train.around", "convex_relu_admm has no place for ema", "leave `around` out"],
+    ),
+    (
+        "an optimizer that a learner does not ask",
+        {**CONVEX, "train.optimizer": {"name": "adamw", "lr": 0.01}, "compress": {}},
+        ["train.optimizer", "convex_relu_admm has no place for adamw"],
+    ),
+    (
+        "a schedule that a learner does not ask",
+        {**CONVEX, "train.schedule": "cosine", "compress": {}},
+        ["train.schedule", "convex_relu_admm has no place for cosine"],
+    ),
+    (
+        "finetuning by a learner that starts anew",
+        CONVEX,
+        ["compress.pruned.1", "recover/finetune trains the model on", "convex_relu_admm", "leave the link out"],
+    ),
+    (
+        "a finetuned ceiling by a learner that starts anew",
+        {**CONVEX, "compress": {}, "attribute": {"ceiling": "finetune"}},
+        ["attribute.ceiling", "convex_relu_admm", "take retrain"],
+    ),
+    (
+        "a learner without its validation split",
+        {"train.learner": "implicit_diff"},
+        ["train.learner", "implicit_diff needs a split `validation`", "add transform/validation_split"],
+    ),
     ("cuda where there is none", {"device": "tpu"}, ["device", "tpu"]),
 ]
 

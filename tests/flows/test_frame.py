@@ -21,18 +21,25 @@ from assay.plugins.contract import (
     Bound,
     Card,
     Context,
+    Data,
     DataSpec,
     Gradients,
     Objective,
     Optimizer,
     Penalty,
     Schedule,
+    Split,
     State,
     Terms,
 )
-from assay.plugins.train.learner.backprop import Backprop, surrounded
+from assay.plugins.train.learner._common import surrounded
+from assay.plugins.train.learner.backprop import Backprop
 from assay.tasks import cells as c
 from assay.tasks import params as p
+from assay.tasks import training
+from assay.tasks.artifacts import save_data
+from assay.tasks.askable import effective
+from assay.tasks.job import Job
 from assay.tasks.plan import make_plan
 
 SPEC = DataSpec(shape=(3,), classes=("a", "b"))
@@ -223,6 +230,60 @@ def test_an_asks_transforms_and_models_become_inputs_of_its_training() -> None:
         c.ask_cells("study", [Ask(models={"teacher": "other"})], recipe(), 0, ENV, "study", INPUTS)
 
 
+def test_an_ask_that_its_learner_cannot_honour_is_refused() -> None:
+    """A search or a study asks while it runs: its trainings pass the same door as the params."""
+
+    def asked(learner: str, ask: Ask) -> None:
+        changes = {"learner": learner, **ask.changes}
+        c.ask_cells("study", [dataclasses.replace(ask, changes=changes)], recipe(), 0, ENV, "study", INPUTS)
+
+    with pytest.raises(BadInput, match=r"study: train\.around: meta_init_inr has no place for ema"):
+        asked("meta_init_inr", Ask(changes={"around": ["ema"]}))
+    with pytest.raises(
+        BadInput, match=r"train\.optimizer: adahessian asks for gradients itself and .*, and wgan cannot"
+    ):
+        asked("wgan", Ask(changes={"optimizer": "adahessian"}))
+    with pytest.raises(BadInput, match="study: convex_relu_admm trains from a start of its own"):
+        asked("convex_relu_admm", Ask(start="parent"))
+    asked("convex_relu_admm", Ask())
+    asked("grownet", Ask(changes={"around": ["ema"]}, start="parent"))
+
+
+def test_what_a_learner_refuses_may_stand_there_by_default() -> None:
+    model = {"name": "mlp", "hidden": [8]}
+    for learner in ("forward_forward", "grownet", "direct_feedback_alignment"):
+        found = p.validate(tree(train={"model": model, "learner": learner}))
+        again = effective(found)[0].model_dump(mode="json")  # with every default written out
+        assert again["train"]["objective"]["name"] == "cross_entropy"
+        p.validate(again)
+    split = ["source/digits", "transform/validation_split"]
+    p.validate({**tree(train={"model": model, "learner": "implicit_diff"}), "prepare": split})
+    other = {"model": model, "learner": "implicit_diff", "data": "other"}
+    p.validate(tree(datasets={"other": split}, trainings={"judge": other}))
+    with pytest.raises(BadInput, match=r"trainings\.judge\.learner: implicit_diff needs a split `validation`"):
+        p.validate({**tree(datasets={"other": ["source/digits"]}, trainings={"judge": other}), "prepare": split})
+
+
+def test_a_learner_goes_on_with_networks_that_it_made_alone(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    split = Split({"x": rng.random((8, 6), dtype=np.float32), "y": np.arange(8) % 2})
+    save_data(tmp_path / "data", Data(DataSpec(shape=(6,), modality="features", classes=("a", "b")), {"train": split}))
+
+    def train(name: str, learner: Any, **inputs: Path) -> None:
+        params = p.validate(tree(train={"model": "mlp", "learner": learner, "epochs": 1}))
+        spec = {"recipe": c.recipe_spec(effective(params)[0].train), "seed": 0}
+        (tmp_path / name).mkdir()
+        training.train(Job(spec, {"data": tmp_path / "data", **inputs}, tmp_path / name, tmp_path / name))
+
+    ensemble = {"name": "grownet", "stages": 1}
+    train("plain", "backprop")
+    train("boosted", ensemble)
+    train("on", ensemble, start=tmp_path / "boosted")
+    train("too", "backprop", start=tmp_path / "boosted")
+    with pytest.raises(BadInput, match="grownet trains the networks that it makes"):
+        train("not", ensemble, start=tmp_path / "plain")
+
+
 def tree(**more: Any) -> dict[str, Any]:
     return {"prepare": ["source/digits"], "train": {"model": {"name": "mlp", "hidden": [8]}}, **more}
 
@@ -296,3 +357,30 @@ def test_evaluators_go_along_the_kept_checkpoints(tmp_path: Path) -> None:
     pruned = session.plan.evaluation["pruned", "accuracy/top1"]
     assert "kept checkpoints" in not_auditable(session.store.folder(pruned.slot, pruned.key))
     assert result.summary.find("pruned", "accuracy/top1").reason  # type: ignore[union-attr]
+
+
+def test_what_looks_along_a_training_sees_each_epoch(tmp_path: Path) -> None:
+    from assay.flows import api
+    from assay.tasks.artifacts import load_result
+
+    along = [{"name": "dynamics/information_plane"}, {"name": "dynamics/opposing_signals", "size": 3}]
+    params = tree(
+        train={
+            "model": {"name": "mlp", "hidden": [6, 4], "activation": "tanh"},
+            "batches": {"name": "shuffled", "size": 40},
+            "epochs": 3,
+            "keep": ["all"],
+        },
+        evaluate=along,
+        prepare=["source/digits", {"name": "transform/subset", "train": 80, "test": 20}],
+    )
+    result = api.run(params, project=tmp_path, prefect=False, track=False)
+    session = api.open_session(params, project=tmp_path)
+    for entry in along:
+        ref = session.plan.evaluation["dense", entry["name"]]
+        found = load_result(session.store.folder(ref.slot, ref.key))
+        assert found.arrays["epoch"].tolist() == [0, 1, 2, 3]
+    page = result.report.read_text(encoding="utf-8")  # type: ignore[union-attr]
+    assert "bits_about_label over bits_about_input" in page
+    for name in ("layers.tanh1", "layers.tanh2", "output", "largest increase", "all others"):
+        assert f">{name}</text>" in page

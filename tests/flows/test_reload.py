@@ -37,6 +37,7 @@ CHAINS: dict[str, list[Any]] = {
 }
 RECIPES: dict[str, dict[str, Any]] = {
     "mlp": {"model": {"name": "mlp", "hidden": [24, 16]}, "keep": [0, 1, "last"]},
+    "grownet": {"model": {"name": "mlp", "hidden": [24, 16]}, "learner": {"name": "grownet", "stages": 2}},
     "small_cnn": {"model": {"name": "small_cnn", "width": 8}, "around": ["ema"]},
     "resnet": {"model": {"name": "resnet", "depth": 8, "width_factor": 0.5}},
     "vit": {"model": {"name": "vit", "patch": 4, "dim": 16, "depth": 1, "heads": 2}},

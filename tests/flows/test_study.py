@@ -39,7 +39,7 @@ def test_a_study_asks_for_its_trainings_once(tmp_path: Path) -> None:
     assert first.answer in page
     assert "<svg" in page
     rows = (first.page.parent / "study.csv").read_text(encoding="utf-8").splitlines()
-    assert rows[0] == "fraction,test_accuracy,test_accuracy_highest,test_accuracy_lowest,training_accuracy"
+    assert rows[0] == "fraction,training_accuracy,test_accuracy,test_accuracy_lowest,test_accuracy_highest"
     assert len(rows) == 3
 
     again = run_study("study", method, TREE, project=tmp_path, prefect=False, track=False)

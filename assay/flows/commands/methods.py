@@ -50,11 +50,14 @@ def methods_show(id: str, as_json: bool) -> None:
     card = found["card"]
     console.print(f"[bold]{id}[/]  {escape(card['title'])}", highlight=False)
     console.print(f"\n{escape(found['about'])}\n", highlight=False)
-    for name in ("paper", "claim", "verdict", "problems", "needs", "drops", "gives", "library", "extra"):
+    listed = ("problems", "needs", "roles", "drops", "gives", "refuses")
+    for name in ("paper", "claim", "verdict", *listed, "library", "extra"):
         value = card.get(name)
         if value and value not in (["any"], ("any",)):
             shown = ", ".join(value) if isinstance(value, list | tuple) else value
             console.print(f"  {name}: {escape(shown)}", highlight=False)
+    if card["anew"]:
+        console.print("  it starts anew: it cannot train a given model on")
     table = Table("parameter", "type", "default", "bounds", "meaning", box=None)
     for row in found["parameters"]:
         table.add_row(*(escape(str(row[k])) for k in ("name", "type", "default", "bounds", "description")))

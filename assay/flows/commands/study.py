@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from assay.flows.commands.runs import command_line, number, print_json, screen
@@ -74,14 +76,14 @@ def study(
     if columns:
         shown = Table(*columns)
         for row in zip(*columns.values(), strict=True):
-            shown.add_row(*row)
+            shown.add_row(*map(escape, row))
         console.print(shown)
     for key, one in found.result.numbers.items():
         console.print(f"{key}: {number(one.value, one.unit)}  [dim]{one.definition}[/]", highlight=False)
     if kind == "study":
         console.print(f"[bold]{found.answer}[/]", highlight=False)
     else:
-        sets = " ".join(f"--set 'train.{path}={value}'" for path, value in found.answer.items())
+        sets = " ".join(f"--set {shlex.quote(text)}" for text in found.sets)
         console.print(f"best: assay run {sets}", highlight=False, markup=False, soft_wrap=True)
     for note in found.notes:
         console.print(note, highlight=False, markup=False, soft_wrap=True, style="yellow")

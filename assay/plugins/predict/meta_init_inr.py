@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from assay.plugins.contract import Batch, Card, Context, Field, NotAuditable, Predict
-from assay.plugins.train.learner._common import adapted, squared_error, trainable
+from assay.plugins.train.learner._signals import adapted, squared_error, trainable
 
 
 class MetaInitINR(Predict):

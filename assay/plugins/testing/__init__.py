@@ -32,13 +32,13 @@ import numpy as np
 import torch
 
 from assay.plugins import registry
-from assay.plugins.testing import after, general, judges, links, loop, prepare, train, updates
+from assay.plugins.testing import after, general, judges, learners, links, loop, prepare, train, updates
 from assay.plugins.testing.base import CHECKS, Case, Check, Failed, Skipped
 
 __all__ = ["Case", "Check", "Failed", "Outcome", "Skipped", "ask", "check", "checks_for", "run"]
 
 LOADS = "loads"
-MODULES = (after, general, judges, links, loop, prepare, train, updates)
+MODULES = (after, general, judges, learners, links, loop, prepare, train, updates)
 """Where the checks are; importing them fills CHECKS."""
 
 

@@ -1,8 +1,8 @@
-"""What learners and arounds promise: a State that resumes bit by bit."""
+"""What arounds promise: gradients, and a State that resumes bit by bit."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from assay.plugins.contract import (
     Around,
-    BadInput,
     Batch,
     Bound,
     Card,
@@ -225,67 +224,3 @@ def final_weights(case: Case) -> None:
         for name, values in weights.items():
             demand(values.shape == model[name].shape, f"'{name}' has another shape")
             demand(torch.isfinite(values.double()).all(), f"'{name}' is not finite")
-
-
-# learners
-
-
-def learner_state(case: Case, world: World) -> tuple[State, Context]:
-    """A training with a penalty and an around that have state of their own; with the objective alone where the
-    learner refuses them."""
-    around = Bound(TinyAround(), plain_context(world, 12), "around.0")
-    model = world.fresh(5)
-    model = case.method.apply(model, case.method.fit(model, world.data, plain_context(world, 3)))
-    try:
-        ctx: Context = plain_context(world, 2)
-        state: State = case.method.init(model, make_terms(world, [around], penalties=True), world.data, ctx)
-    except BadInput:
-        ctx = plain_context(world, 2)
-        state = case.method.init(model, make_terms(world, []), world.data, ctx)
-    return state, ctx
-
-
-def learner_step(case: Case, state: State, ctx: Context, batch: Batch) -> Tensor:
-    """One step; its loss."""
-    logs = case.method.step(state, batch, ctx)
-    demand("loss" in logs, f"the logs are {sorted(logs)}: `loss` is missing")
-    loss: Tensor = logs["loss"]
-    return loss
-
-
-def learnable(case: Case) -> Iterator[World]:
-    """The worlds whose network the learner takes. Raises Failed where it takes none."""
-    reasons = []
-    for world in worlds(case):
-        reseed(0)
-        try:
-            learner_state(case, world)
-        except BadInput as error:
-            reasons.append(str(error))
-            continue
-        yield world
-    demand(len(reasons) < len(worlds(case)), "; ".join(reasons))
-
-
-@promise("train/learner")
-def resume_learner(case: Case) -> None:
-    """Steps, a checkpoint, and steps from it are the uninterrupted steps bit by bit, the terms' own
-    modules included."""
-    for world in learnable(case):
-        resumes(world, partial(learner_state, case, world), partial(learner_step, case))
-
-
-@promise("train/learner")
-def finish(case: Case) -> None:
-    """`finish` gives a model that predicts finite numbers in eval mode, without hooks."""
-    for world in learnable(case):
-        reseed(0)
-        state, ctx = learner_state(case, world)
-        case.method.step(state, world.train_batch(), ctx)
-        model = case.method.finish(state).eval()
-        with torch.no_grad():
-            out = model(world.images().x)
-            expected = world.model()(world.images().x).shape
-        demand(out.shape == expected, f"predictions are {tuple(out.shape)}, not {tuple(expected)}")
-        demand(torch.isfinite(out).all(), "predictions are not finite")
-        demand(sum(map(hooks, model.modules())) == 0, "hooks are left on the model")

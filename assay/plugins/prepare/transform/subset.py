@@ -2,36 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from assay.plugins.contract import Card, Context, Data, Field, Record, Split, Transform
-from assay.plugins.prepare.transform._common import draw_seed, split_rng
-
-
-def shares(counts: np.ndarray, most: int) -> np.ndarray:
-    """How many of each class to keep, `most` in all and in proportion to `counts`, by largest remainder.
-
-    Each class keeps at least one where `most` allows it.
-    """
-    floor = np.minimum(counts, 1) if most >= np.count_nonzero(counts) else np.zeros_like(counts)
-    exact = counts * (most / counts.sum())
-    kept = np.maximum(np.floor(exact).astype(np.int64), floor)
-    while kept.sum() != most:
-        step = 1 if kept.sum() < most else -1
-        free = kept < counts if step > 0 else kept > floor
-        kept[np.argmax(np.where(free, step * (exact - kept), -np.inf))] += step
-    return kept
-
-
-def pick(y: np.ndarray | None, n: int, most: int, rng: np.random.Generator) -> np.ndarray:
-    """`most` of `n` positions, drawn within the classes of `y` (or without, where None), in rising order."""
-    order = rng.permutation(n)
-    if y is None:
-        return np.sort(order[:most])
-    _, group = np.unique(y, return_inverse=True)
-    kept = shares(np.bincount(group), most)
-    chosen = [order[group[order] == g][:k] for g, k in enumerate(kept)]
-    return np.sort(np.concatenate(chosen))
+from assay.plugins.prepare.transform._common import draw_seed, labels_of, pick, split_rng
 
 
 class Subset(Transform):
@@ -53,9 +25,7 @@ class Subset(Transform):
             limit = most.get(name, 0)
             if limit == 0 or limit >= len(split):
                 return split
-            y = split.fields.get("y")
-            whole = y is not None and y.ndim == 1 and y.dtype.kind in "iu"
             rng = split_rng(record.values["seed"], name)
-            return split.take(pick(np.asarray(y) if whole else None, len(split), limit, rng))
+            return split.take(pick(labels_of(split), len(split), limit, rng))
 
         return data.map(change)

@@ -9,8 +9,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from assay.plugins.contract import BadInput, Batch, Card, Context, Data, Field, Learner, Record, State, Terms
-from assay.plugins.train.learner._common import objective_only
+from assay.plugins.contract import Batch, Card, Context, Data, Field, Learner, Record, State, Terms
 
 DRAWS = 10
 """Gates are looked for among so many times as many random ones: several give the same pattern."""
@@ -105,9 +104,9 @@ class ConvexReLUADMM(Learner):
     The recipe's model is replaced: 2 * gates hidden units for each output, of which most end at zero. Its loss is
     half the squared error, summed over the examples, plus beta / 2 times the squared weights, hidden
     biases included; the output's bias is the mean value. Each batch of the recipe is one ADMM iteration on *all*
-    training examples, so an epoch is as many iterations as it has batches. Objective, optimizer and learning rate
-    are not asked; penalties and arounds are refused. The solve is prepared once, with a matrix of
-    (2 gates (inputs + 1))^2 numbers. A link that trains a compressed network on starts from zero again.
+    training examples, so an epoch is as many iterations as it has batches. Nothing else of the recipe has a
+    place in it, and is refused; so are links that train a compressed network on, since it starts from zero. The
+    solve is prepared once, with a matrix of (2 gates (inputs + 1))^2 numbers.
 
     The paper's step gamma_a is rho here, and its variants by random blocks, by sampled convexity and for adversarial
     training are left out.
@@ -123,6 +122,8 @@ class ConvexReLUADMM(Learner):
         verdict="reproduced",
         problems=("regression",),
         coupled=True,
+        refuses=("edit", "augment", "objective", "penalty", "around", "optimizer", "schedule"),
+        anew=True,
     )
     gates: int = Field(32, ge=1, le=100_000, examples=[4], description="gate patterns to sample")
     beta: float = Field(0.01, gt=0, description="weight of the regularisation, against squared errors that are summed")
@@ -142,11 +143,7 @@ class ConvexReLUADMM(Learner):
         return nn.Sequential(OrderedDict(layers=nn.Sequential(layers), head=nn.Linear(hidden, outputs)))
 
     def init(self, model: nn.Module, terms: Terms, data: Data, ctx: Context) -> State:  # type: ignore[override]
-        """Samples the gates, prepares the solve and starts from zero. Raises BadInput where the recipe has
-        penalties or arounds, or the network is no longer the learner's own."""
-        objective_only(terms, "convex_relu_admm")
-        if not isinstance(model, nn.Sequential) or getattr(model.layers, "linear1", None) is None:
-            raise BadInput("train.learner: convex_relu_admm trains the network that it makes, from its own start only")
+        """Samples the gates, prepares the solve and starts from zero."""
         batch = data.train.batch(slice(0, len(data.train))).to(ctx.device)
         x, y = with_ones(batch.x), batch.y.double().reshape(len(batch.x), -1)
         middle = y.mean(dim=0)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from assay.plugins.contract import Batch, Card, Context, Data, Field, Learner, State, Terms
-from assay.plugins.train.learner._common import Score, Weights, adapted, losses_of, objective_only, trainable
+from assay.plugins.train.learner._signals import Score, Weights, adapted, losses_of, trainable
 
 
 def maml(
@@ -70,14 +70,14 @@ class MetaInitINR(Learner):
         "standard ones or from the fit of the mean signal.",
         verdict="reproduced",
         problems=("field",),
+        refuses=("penalty", "around"),
     )
     algorithm: Literal["maml", "reptile"] = Field("maml", description="how the weights are learned")
     steps: int = Field(2, ge=1, le=1000, description="inner gradient steps on a signal")
     inner_lr: float = Field(1e-2, gt=0, description="learning rate of the inner steps")
 
     def init(self, model: nn.Module, terms: Terms, data: Data, ctx: Context) -> State:  # type: ignore[override]
-        """The state before the first step. Raises BadInput where the recipe has penalties or arounds."""
-        objective_only(terms, "meta_init_inr")
+        """The state before the first step."""
         parameters = [p for p in model.parameters() if p.requires_grad]
         optimizer = terms.optimizer.build([{"params": parameters, "name": "model", "lr_scale": 1.0}])
         return State(model.train(), {}, {"main": optimizer}, terms)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from assay.plugins.contract import BadInput, Batch, Bound, Card, Context, Data, Field, Learner, State, Terms
+from assay.plugins.train.learner._common import descend, own_modules, parameter_groups
 from assay.plugins.train.learner._gan import Deceive, noise_like, wasserstein
-from assay.plugins.train.learner.backprop import parameter_groups, plain_step, surrounded_step
 
 
 class WGAN(Learner):
@@ -18,8 +18,8 @@ class WGAN(Learner):
     trains the generator too (algorithm 1).
 
     The model has a child `critic`; the rest of it is the generator. Both have the recipe's optimizer; the paper
-    takes RMSprop with a learning rate of 0.00005 and batches of 64. The losses are its own, and the recipe's
-    objective is not asked; penalties and arounds hold for the generator's updates. The log `wasserstein` is the
+    takes RMSprop with a learning rate of 0.00005 and batches of 64. The losses are its own, so that an objective in
+    the recipe is refused; penalties and arounds hold for the generator's updates. The log `wasserstein` is the
     critic's estimate, `loss` its negative, which the critic minimises.
     """
 
@@ -30,27 +30,23 @@ class WGAN(Learner):
         "samples improve.",
         verdict="reproduced",
         problems=("generation",),
+        gives=("apart", "activations"),
+        refuses=("objective",),
     )
     n_critic: int = Field(5, ge=1, le=1000, examples=[2], description="steps of the critic for one of the generator")
     clip: float = Field(0.01, gt=0, description="the critic's weights stay within this of zero")
 
     def init(self, model: nn.Module, terms: Terms, data: Data, ctx: Context) -> State:  # type: ignore[override]
-        """Raises BadInput where the model has no critic, or the optimizer makes gradients itself."""
+        """The state before the first step. Raises BadInput where the model has no critic."""
         critic = dict(model.named_children()).get("critic")
         if critic is None:
             raise BadInput("train.model: wgan needs a network with a child `critic`, such as gan")
-        if "closure" in terms.optimizer.card.needs:
-            raise BadInput(f"train.optimizer: {terms.optimizer.method_name()} makes gradients itself; wgan gives them")
-        own: dict[str, nn.Module] = {}
-        for bound in [*terms.penalties, *terms.around]:
-            module = bound.method.init(model, data, bound.ctx)
-            if module is not None:
-                own[bound.name] = bound.ctx.own = module.to(ctx.device)
+        deceiving = replace(terms, objective=Bound(Deceive(), ctx, terms.objective.name))
+        own = own_modules(model, deceiving, data, ctx)
         critics = terms.optimizer.build([{"params": list(critic.parameters()), "name": "critic", "lr_scale": 1.0}])
         critic.requires_grad_(False)
         generators = terms.optimizer.build(parameter_groups(model, own))
         critic.requires_grad_(True)
-        deceiving = replace(terms, objective=Bound(Deceive(), ctx, terms.objective.name))
         return State(model.train(), own, {"main": generators, "critic": critics}, deceiving)
 
     def step(self, state: State, batch: Batch, ctx: Context) -> Mapping[str, Tensor]:
@@ -80,8 +76,7 @@ class WGAN(Learner):
     def train_generator(self, state: State, batch: Batch, ctx: Context) -> None:
         """One update against the critic as it is, on new noise."""
         critic = state.model.get_submodule("critic").requires_grad_(False)
-        update = surrounded_step if state.terms.around else plain_step
         try:
-            update(state, batch.replace(x=noise_like(batch.x, ctx)))
+            descend(state, batch.replace(x=noise_like(batch.x, ctx)))
         finally:
             critic.requires_grad_(True)

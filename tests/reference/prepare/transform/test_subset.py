@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from assay.plugins.contract import Context, Data, DataSpec, Split
-from assay.plugins.prepare.transform.subset import Subset, shares
+from assay.plugins.prepare.transform._common import shares
+from assay.plugins.prepare.transform.subset import Subset
 
 
 def context(seed: int = 0) -> Context:

@@ -8,7 +8,7 @@ import torch
 from scipy.optimize import linprog, nnls
 from torch import nn
 
-from assay.plugins.contract import BadInput, Batch, Bound, Context, Data, DataSpec, Split, State, Terms
+from assay.plugins.contract import Batch, Bound, Context, Data, DataSpec, Split, State, Terms
 from assay.plugins.train.learner.convex_relu_admm import (
     Convex,
     ConvexReLUADMM,
@@ -19,7 +19,6 @@ from assay.plugins.train.learner.convex_relu_admm import (
 )
 from assay.plugins.train.objective.mse import MSE
 from assay.plugins.train.optimizer.adamw import AdamW
-from assay.plugins.train.penalty.spectral_decoupling import SpectralDecoupling
 from assay.plugins.train.schedule.constant import Constant
 
 RNG = np.random.default_rng(0)
@@ -128,12 +127,11 @@ def context() -> Context:
     return Context(rng=torch.Generator().manual_seed(0), spec=SPEC)
 
 
-def start(learner: ConvexReLUADMM, outputs: int = 1, penalty: object = None) -> State:
+def start(learner: ConvexReLUADMM, outputs: int = 1) -> State:
     y = np.hstack([Y * (k + 1) for k in range(outputs)])
     split = Split({"x": X[:, :3].astype(np.float32), "y": y.astype(np.float32)})
     data = Data(SPEC.model_copy(update={"outputs": outputs}), {"train": split, "test": split})
-    penalties = [] if penalty is None else [Bound(penalty, context(), "penalty.0")]
-    terms = Terms(Bound(MSE(), context(), "objective"), penalties, [], AdamW(), Constant(), 10)
+    terms = Terms(Bound(MSE(), context(), "objective"), [], [], AdamW(), Constant(), 10)
     model = learner.apply(nn.Identity(), learner.fit(nn.Identity(), data, context()))
     return learner.init(model, terms, data, context())
 
@@ -167,11 +165,6 @@ def test_several_outputs_are_several_programs() -> None:
     out = two.model.get_parameter("head.weight")
     assert not out[0, 20:].any()
     assert not out[1, :20].any()
-
-
-def test_penalties_are_refused() -> None:
-    with pytest.raises(BadInput, match="no place for spectral_decoupling"):
-        start(ConvexReLUADMM(), penalty=SpectralDecoupling())
 
 
 def test_ones_for_the_biases() -> None:

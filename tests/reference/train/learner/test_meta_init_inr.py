@@ -9,13 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from assay.plugins.contract import BadInput, Batch, Bound, Context, DataSpec, State, Terms
-from assay.plugins.train.learner._common import adapted, squared_error, trainable
+from assay.plugins.contract import Batch, Bound, Context, DataSpec, State, Terms
+from assay.plugins.train.learner._signals import adapted, squared_error, trainable
 from assay.plugins.train.learner.meta_init_inr import MetaInitINR, maml, reptile
 from assay.plugins.train.objective.mse import MSE
 from assay.plugins.train.optimizer.adamw import AdamW
 from assay.plugins.train.optimizer.sgd import SGD
-from assay.plugins.train.penalty.spectral_decoupling import SpectralDecoupling
 from assay.plugins.train.schedule.constant import Constant
 
 SPEC = DataSpec(problem="field", modality="coordinates", shape=(6, 2), outputs=1, low=(-1.0,))
@@ -48,9 +47,8 @@ def context() -> Context:
     return Context(rng=torch.Generator().manual_seed(0), spec=SPEC)
 
 
-def terms(optimizer: object = None, penalty: object = None) -> Terms:
-    penalties = [] if penalty is None else [Bound(penalty, context(), "penalty.0")]
-    return Terms(Bound(MSE(), context(), "objective"), penalties, [], optimizer or SGD(lr=0.5), Constant(), 10)
+def terms(optimizer: object = None) -> Terms:
+    return Terms(Bound(MSE(), context(), "objective"), [], [], optimizer or SGD(lr=0.5), Constant(), 10)
 
 
 def start(learner: MetaInitINR, **more: object) -> State:
@@ -144,8 +142,3 @@ def test_interrupted_equals_uninterrupted(algorithm: str) -> None:
     advance(second, range(2, 4))
     for a, b in zip(whole.model.parameters(), second.model.parameters(), strict=True):
         assert torch.equal(a, b)
-
-
-def test_penalties_are_refused() -> None:
-    with pytest.raises(BadInput, match=r"train\.penalty: meta_init_inr .* no place for spectral_decoupling"):
-        start(MetaInitINR(), penalty=SpectralDecoupling())

@@ -35,14 +35,19 @@ def work(job):
         dies.write_text(str(int(dies.read_text()) - 1))
         os.kill(os.getppid(), signal.SIGKILL)
         time.sleep(60)
-    time.sleep(job.spec["seconds"])
+    if job.spec["meets"]:  # somebody else's computation at the same time
+        folder = pathlib.Path(job.spec["meets"])
+        (folder / (job.spec["name"] + ".here")).touch()
+        end = time.time() + 120
+        while len(list(folder.glob("*.here"))) < 2 and time.time() < end:
+            time.sleep(0.05)
     (job.out / "until.json").write_text(json.dumps(time.time()))
 """
 
 
-def cell(name: str, folder: Path, seconds: float = 2.0, dies: str = "") -> Cell:
+def cell(name: str, folder: Path, meets: str = "", dies: str = "") -> Cell:
     """A cell that says in which process it was computed."""
-    spec = {"name": name, "seconds": seconds, "dies": dies}
+    spec = {"name": name, "meets": meets, "dies": dies}
     return make("train", "train", name, f"stub_{folder.name}:work", spec, {}, Env("cpu", 1, str(folder)), name)
 
 
@@ -66,7 +71,7 @@ def executor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DaskEx
 
 
 def test_two_processes_compute(executor: DaskExecutor) -> None:
-    cells = [cell(name, executor.downloads) for name in ("one", "two", "three")]
+    cells = [cell(name, executor.downloads, str(executor.downloads)) for name in ("one", "two", "three")]
     run_groups({each.label: [each] for each in cells}, executor.run)
     folders = [executor.store.folder(each.slot, each.key) for each in cells]
     where = [json.loads((folder / "where.json").read_text()) for folder in folders]
@@ -80,11 +85,11 @@ def test_two_processes_compute(executor: DaskExecutor) -> None:
 def test_a_dask_worker_that_dies(executor: DaskExecutor) -> None:
     dies = executor.downloads / "dies"
     dies.write_text("1")
-    executor.run([cell("one", executor.downloads, 0.0, str(dies))])
+    executor.run([cell("one", executor.downloads, dies=str(dies))])
     assert executor.computed == 1
     dies.write_text("99")
     with pytest.raises(CellFailed, match=r"two: its process died 4 times, the last time with its Dask worker"):
-        executor.run([cell("two", executor.downloads, 0.0, str(dies))])
+        executor.run([cell("two", executor.downloads, dies=str(dies))])
 
 
 def test_a_run_on_dask_says_what_a_run_alone_says(cluster: Any) -> None:

@@ -147,11 +147,12 @@ def students(seed: int) -> dict[str, dict[str, float]]:
 @pytest.mark.claim
 @pytest.mark.slow
 def test_a_student_of_both_is_near_both_but_a_probe_of_it_is_less_accurate() -> None:
+    probes = []
     for seed in SEEDS:
         row = students(seed)
         print({name: {k: round(v, 4) for k, v in values.items()} for name, values in row.items()})
         assert row["hybrid"]["relations"] < 0.2 * row["features alone"]["relations"]  # found: 0.05 to 0.07 of it
         assert row["hybrid"]["features"] < 0.7 * row["relations alone"]["features"]  # found: 0.36 to 0.51 of it
-        assert (
-            row["hybrid"]["probe"] < row["features alone"]["probe"]
-        )  # found: 0.86, 0.84, 0.79 against 0.89, 0.85, 0.87
+        probes.append((row["hybrid"]["probe"], row["features alone"]["probe"]))
+    hybrid, features = np.mean(probes, axis=0)  # found: 0.82 to 0.83 against 0.86 to 0.87, on two machines
+    assert hybrid < features, probes

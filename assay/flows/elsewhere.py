@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from assay.flows.executor import Executor, Nobody
@@ -134,14 +135,22 @@ class Seconds(Nobody):
             self.computed[cell.key] = seconds
 
 
-def compute_group(cells: Sequence[Cell], place: Place, remote: Remote | None, command: str, limit_at: str) -> Answer:
-    """Computes a group of cells that another machine planned, with the GPU slots of the Prefect server
-    `limit_at`. It refuses those whose keys would be others
-    here, and leaves trainings that a method asks for to whoever sent the group."""
+def compute_group(
+    cells: Sequence[Cell],
+    place: Place,
+    remote: Remote | None,
+    command: str,
+    limit_at: str,
+    failures: Mapping[str, str] = MappingProxyType({}),
+) -> Answer:
+    """Computes a group of cells that another machine planned, with the GPU slots of the Prefect server `limit_at`. It
+    refuses those whose keys would be others here, and leaves trainings that a method asks for to whoever sent the
+    group, who tells of those that cannot be computed (`failures`: reasons by key)."""
     downloads = Path(os.environ.get("ASSAY_DOWNLOADS") or place.project / ".assay" / "downloads")
     memory = place.project / ".assay" / "cache" / "code.json"
     seconds, threads = Seconds(), cells[0].env.threads
     with Executor(Store(place.root), downloads, 1, threads, command, seconds, remote, limit_at) as executor:
+        executor.failures.update(failures)
         executor.warm(1)  # its imports take as long as ours
         closure.load_cache(memory)
         try:

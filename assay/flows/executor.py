@@ -79,7 +79,7 @@ class Executor:
         self._lock = threading.Lock()
         self._workers = Workers(self.workers, self.threads)
         self._asked: dict[str, Future[None]] = {}
-        self._failures: dict[str, str] = {}
+        self.failures: dict[str, str] = {}
 
     def __enter__(self) -> Executor:
         self.store.tidy()
@@ -106,7 +106,7 @@ class Executor:
         rest = list(cells)
         self.watcher.started(rest)
         while True:
-            told = set(self._failures)
+            told = set(self.failures)
             outcome = self.advance(rest)
             if outcome is None:
                 return
@@ -172,7 +172,7 @@ class Executor:
 
     def _in_worker(self, worker: Worker, cell: Cell) -> Outcome:
         with gpu.slot(self.limit_at, self.stopped, cell):
-            return worker.compute(cell, self.store, self.downloads, self.command, self._failures)
+            return worker.compute(cell, self.store, self.downloads, self.command, self.failures)
 
     def _bring(self, ref: Ref) -> bool:
         """Whether an input is here in the end; another process may be bringing it."""
@@ -218,7 +218,7 @@ class Executor:
             except CellFailed as error:
                 if told is None or cell.key in told or not error.reason:
                     raise
-                self._failures[cell.key] = error.reason
+                self.failures[cell.key] = error.reason
 
     def _compute_asked(self, pair: tuple[Cell, Future[None]]) -> None:
         cell, future = pair

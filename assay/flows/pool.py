@@ -98,6 +98,7 @@ class PoolExecutor(Elsewhere):
         assert self.remote is not None
         group = uuid.uuid4().hex
         folder = f"groups/{group}"
+        self.remote.write(f"{folder}/failures.json", json.dumps(self.failures))
         self.remote.write(f"{folder}/cells.json", cells_to_text(cells))
         parameters = {"remote": self.remote.url, "command": self.command}
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,14 @@ import numpy as np
 import pytest
 import yaml
 
-from assay.flows import cli
+from assay.flows import cli, runners
+from assay.flows.elsewhere import Answer, Elsewhere, Place, compute_group
 from assay.flows.session import open_session
 from assay.flows.study import check_space, run_study
 from assay.plugins import registry
 from assay.plugins.contract import BadInput
 from assay.tasks import track
+from assay.tasks.cells import Cell
 
 SEARCH = '''
     """Every value of one path, by the training loss that it ends with."""
@@ -207,6 +210,23 @@ def test_a_search_trains_what_ranks_high_and_tells_what_failed(tmp_path: Path) -
     assert sorted(random.result.arrays["failure"] != "") == [False, False, True, True]
     assert random.result.numbers["validation_error"].value <= found.result.numbers["validation_error"].value
     assert random.computed <= 2  # the two learn from the same trainings
+
+
+class There(Elsewhere):
+    """Computes groups as a machine elsewhere does."""
+
+    def send(self, cells: Sequence[Cell]) -> Answer:
+        place = Place(self.downloads.parent.parent, self.store.root)
+        return compute_group(cells, place, None, self.command, "", self.failures)
+
+
+def test_what_failed_is_told_elsewhere_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runners, "Executor", There)
+    method = registry.make("search", {"name": "random_search", "queries": 2})
+    more = {"space": {"optimizer.lr": [0.01, 1e30]}, "project": tmp_path, "prefect": False, "track": False}
+    found = run_study("search", method, TREE, **more)
+    assert sorted(found.result.arrays["failure"] != "") == [False, True]
+    assert found.answer == {"optimizer.lr": 0.01}
 
 
 def test_a_search_depends_on_the_code_of_what_it_asks_by_name(tmp_path: Path) -> None:

@@ -126,11 +126,11 @@ class MadeUp:
         self.groups: list[str] = []
         self.ended: list[tuple[uuid.UUID, bool]] = []
 
-    def submit(self, label: str, parameters: Any) -> uuid.UUID:
+    def submit(self, label: str, group: str, parameters: Any) -> uuid.UUID:
         run = uuid.uuid4()
         self.states[run] = "scheduled"
         self.groups.append(label)
-        threading.Thread(target=self.behave, args=(self, run, f"groups/{parameters['group']}"), daemon=True).start()
+        threading.Thread(target=self.behave, args=(self, run, f"groups/{group}"), daemon=True).start()
         return run
 
     def state(self, run: uuid.UUID) -> Any:

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from assay.flows import cli_pool
-from assay.flows.options import PARAMS, JsonOption, ParamsOption, SetOption
+from assay.flows.options import PARAMS, JsonOption, ParamsOption, PoolOption, RunnerOption, ServerOption, SetOption
 from assay.flows.options import commands as _commands
 
 HELP = "Train, compress, audit whether attributions stay faithful, evaluate: for any combination of methods."
@@ -50,9 +50,9 @@ def run(
     only: Annotated[str | None, typer.Option(help="Stop after this stage.", autocompletion=_complete_stage)] = None,
     force: Annotated[list[str] | None, typer.Option(help="Recompute cells whose label fits this pattern.")] = None,
     json: JsonOption = False,
-    server: Annotated[bool, typer.Option("--server/--no-server", help="Run as a Prefect flow.")] = True,
-    pool: Annotated[str, typer.Option(help="Have the workers of this Prefect work pool compute.")] = "",
-    runner: Annotated[str, typer.Option(help="local, or dask: a cluster computes.")] = "local",
+    server: ServerOption = True,
+    pool: PoolOption = "",
+    runner: RunnerOption = "local",
 ) -> None:
     """Run the pipeline; what is already there is not computed again. Exit code 3: a gate failed."""
     raise typer.Exit(_commands("runs").run(params, set or [], only, force or [], json, server, pool, runner))
@@ -82,10 +82,13 @@ def sweep(
     variant: Annotated[str, typer.Option(help="The only variant to look at.")] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only plan the points.")] = False,
     json: JsonOption = False,
-    server: Annotated[bool, typer.Option("--server/--no-server", help="Run as a Prefect flow.")] = True,
+    server: ServerOption = True,
+    pool: PoolOption = "",
+    runner: RunnerOption = "local",
 ) -> None:
     """Run many points of the params as one run. Exit code 1: a point failed; 3: only gates failed."""
-    raise typer.Exit(_commands("sweep").sweep(grid, zip, listed, params, set, metric, variant, dry_run, json, server))
+    asked = (grid, zip, listed, params, set, metric, variant)
+    raise typer.Exit(_commands("sweep").sweep(*asked, dry_run, json, server, pool, runner))
 
 
 @app.command(epilog="Example: assay stage train")
@@ -130,13 +133,16 @@ def study(
     set: SetOption = None,
     force: Annotated[bool, typer.Option("--force", help="Compute it again; its trainings are kept.")] = False,
     json: JsonOption = False,
-    server: Annotated[bool, typer.Option("--server/--no-server", help="Run as a Prefect flow.")] = True,
+    server: ServerOption = True,
+    pool: PoolOption = "",
+    runner: RunnerOption = "local",
 ) -> None:
     """Run an experiment over many trainings of the params' recipe; asked again, its trainings are hits."""
-    _commands("study").study("study", name, given or [], None, params, set or [], force, json, server)
+    asked = ("study", name, given or [], None, params, set or [], force)
+    _commands("study").study(*asked, json, server, pool, runner)
 
 
-@app.command(epilog="Example: assay search my_search --space 'model=[{name: mlp}, {name: small_cnn}]'")
+@app.command(epilog="Example: assay search robot --space 'model.hidden=[[8], [64], [32, 32]]'")
 def search(
     name: Annotated[str, typer.Argument(help="A method of the slot `search`.")],
     space: Annotated[list[str] | None, typer.Option(help="Values of a path of the recipe: path=[a, b].")] = None,
@@ -145,10 +151,13 @@ def search(
     set: SetOption = None,
     force: Annotated[bool, typer.Option("--force", help="Compute it again; its trainings are kept.")] = False,
     json: JsonOption = False,
-    server: Annotated[bool, typer.Option("--server/--no-server", help="Run as a Prefect flow.")] = True,
+    server: ServerOption = True,
+    pool: PoolOption = "",
+    runner: RunnerOption = "local",
 ) -> None:
     """Look for the best recipe in a space of them; prints the `assay run` that takes it. Methods come by plugins."""
-    _commands("study").study("search", name, given or [], space or [], params, set or [], force, json, server)
+    asked = ("search", name, given or [], space or [], params, set or [], force)
+    _commands("study").study(*asked, json, server, pool, runner)
 
 
 @methods.command("list", epilog="Example: assay methods list train/optimizer")

@@ -14,10 +14,11 @@ from assay.flows.workers import Stopped, WorkerDied
 from assay.tasks import closure
 from assay.tasks.cells import Cell, Ref
 from assay.tasks.compute import Outcome
-from assay.tasks.elsewhere import SOURCE, Refused, adopt
+from assay.tasks.elsewhere import Refused, adopt, stays
 from assay.tasks.remote import Remote, RemoteFailed
 from assay.tasks.store import Store
 
+THREADS = 64
 PROJECT, STORE = "ASSAY_PROJECT", "ASSAY_STORE"
 
 
@@ -45,6 +46,11 @@ class Elsewhere(Executor):
     the store's remote, or lie in a store that both have. What belongs to this machine (sources, cells that
     measure it) is computed here."""
 
+    @property
+    def at_once(self) -> int:
+        """As many as there are threads to wait: how many places there are is known elsewhere alone."""
+        return THREADS
+
     def warm(self, count: int) -> None:
         """Starts a process for what is computed here."""
         super().warm(min(count, 1))
@@ -59,6 +65,9 @@ class Elsewhere(Executor):
         if self.stopped():
             raise Stopped("the run was stopped")
         try:
+            self._collect(rest, Answer(None, {}))  # another machine may have finished them
+            if not rest:
+                return None
             self._share_inputs(rest)
             with self._clock():
                 try:
@@ -94,11 +103,6 @@ class Elsewhere(Executor):
 
     def _arrived(self, ref: Ref) -> bool:
         return self.store.has(ref.slot, ref.key) if self.remote is None else self._bring(ref)
-
-
-def stays(cell: Cell) -> bool:
-    """Whether a cell belongs to the machine that planned it."""
-    return cell.slot == SOURCE or cell.exclusive
 
 
 # the process that gets a group

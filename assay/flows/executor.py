@@ -25,11 +25,12 @@ MAX_DEATHS = 3
 
 
 class CellFailed(AssayError):
-    """A cell ended with an error; `code` is the exit code that its kind deserves."""
+    """A cell ended with an error; `code` is the exit code that its kind deserves, `key` the cell's, `reason` why, where
+    it would fail again on any machine."""
 
-    def __init__(self, message: str, code: int = 1):
+    def __init__(self, message: str, code: int = 1, key: str = "", reason: str = ""):
         super().__init__(message)
-        self.code = code
+        self.code, self.key, self.reason = code, key, reason
 
 
 class Watcher(Protocol):
@@ -78,6 +79,7 @@ class Executor:
         self._lock = threading.Lock()
         self._workers = Workers(self.workers, self.threads)
         self._asked: dict[str, Future[None]] = {}
+        self._failures: dict[str, str] = {}
 
     def __enter__(self) -> Executor:
         self.store.tidy()
@@ -85,6 +87,11 @@ class Executor:
 
     def __exit__(self, *error: object) -> None:
         self.stop()
+
+    @property
+    def at_once(self) -> int:
+        """How many groups should be handed to it at a time, so that it never waits for one."""
+        return 2 * self.workers
 
     def warm(self, count: int) -> None:
         """Starts processes for up to `count` groups, to compute in them later."""
@@ -98,12 +105,18 @@ class Executor:
         """Computes cells one after the other. Raises CellFailed at the first that fails."""
         rest = list(cells)
         self.watcher.started(rest)
-        while (outcome := self.advance(rest)) is not None:
-            if outcome.status == "pending":
-                self._ensure([Cell.from_json(cell) for cell in outcome.pending])
-            else:
+        while True:
+            told = set(self._failures)
+            outcome = self.advance(rest)
+            if outcome is None:
+                return
+            if outcome.status != "pending":
                 self.watcher.failed(rest[0])
-                raise CellFailed(outcome.message + self._log(outcome), outcome.code)
+                raise CellFailed(outcome.message + self._log(outcome), outcome.code, rest[0].key, outcome.reason)
+            try:
+                self._ensure([Cell.from_json(cell) for cell in outcome.pending], told if outcome.may_fail else None)
+            except CellFailed as failure:
+                raise CellFailed(str(failure), failure.code, rest[0].key, failure.reason) from failure
 
     def advance(self, rest: list[Cell]) -> Outcome | None:
         """Computes cells and takes them off the list, up to the first that fails or needs trainings first;
@@ -159,7 +172,7 @@ class Executor:
 
     def _in_worker(self, worker: Worker, cell: Cell) -> Outcome:
         with gpu.slot(self.limit_at, self.stopped, cell):
-            return worker.compute(cell, self.store, self.downloads, self.command)
+            return worker.compute(cell, self.store, self.downloads, self.command, self._failures)
 
     def _bring(self, ref: Ref) -> bool:
         """Whether an input is here in the end; another process may be bringing it."""
@@ -185,22 +198,27 @@ class Executor:
                 return
             time.sleep(POLL_SECONDS)
 
-    def _ensure(self, cells: Sequence[Cell]) -> None:
-        """Computes each asked training once, whoever asks, all at the same time."""
+    def _ensure(self, cells: Sequence[Cell], told: set[str] | None) -> None:
+        """Computes each asked cell once, whoever asks, all at the same time. Raises CellFailed where one fails that
+        must not (`told` is None), or of whose failure (by key) whoever asks was told."""
         mine: list[tuple[Cell, Future[None]]] = []
-        others: list[Future[None]] = []
+        all_of_them: list[tuple[Cell, Future[None]]] = []
         with self._lock:
             for cell in cells:
                 known = self._asked.get(cell.key)
                 if known is None or (known.done() and known.exception() is None):
                     known = self._asked[cell.key] = Future()
                     mine.append((cell, known))
-                else:
-                    others.append(known)
+                all_of_them.append((cell, known))
         with ThreadPoolExecutor(max(1, len(mine))) as threads:
             list(threads.map(self._compute_asked, mine))
-        for future in [*(f for _, f in mine), *others]:
-            future.result()
+        for cell, future in all_of_them:
+            try:
+                future.result()
+            except CellFailed as error:
+                if told is None or cell.key in told or not error.reason:
+                    raise
+                self._failures[cell.key] = error.reason
 
     def _compute_asked(self, pair: tuple[Cell, Future[None]]) -> None:
         cell, future = pair

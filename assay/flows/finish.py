@@ -79,14 +79,23 @@ def finish(
             notes.append(commit(session, summary))
             tracking.enqueue(session.project, session.plan, session.store, summary, path, known)
     if track:
-        _, waiting = tracking.sync(session.project, sender)
-        if waiting:
-            uri = tracking.without_password(tracking.tracking_uri(session.project))
-            notes.append(f"MLflow did not take {waiting} runs at {uri}: `assay track sync` sends them later")
+        notes += send(session, sender)
     seconds = time.monotonic() - begun
     return Result(
         session.plan.id, summary, path, computed, len(session.plan.cells), seconds, {}, [n for n in notes if n]
     )
+
+
+def send(session: Session, sender: Sender | None) -> list[str]:
+    """Sends what waits in the outbox, by `sender` where one waits for it; returns what to say to people where
+    MLflow did not take it."""
+    from assay.tasks import track
+
+    _, waiting = track.sync(session.project, sender)
+    if not waiting:
+        return []
+    uri = track.without_password(track.tracking_uri(session.project))
+    return [f"MLflow did not take {waiting} runs at {uri}: `assay track sync` sends them later"]
 
 
 def alone(session: Session) -> FileLock:

@@ -12,6 +12,9 @@ import typer
 ParamsOption = Annotated[Path, typer.Option("--params", "-p", help="The params file.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", "-s", help="Override one value: a.b=c. May be repeated.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+ServerOption = Annotated[bool, typer.Option("--server/--no-server", help="Run as a Prefect flow.")]
+PoolOption = Annotated[str, typer.Option("--pool", help="Have the workers of this Prefect work pool compute.")]
+RunnerOption = Annotated[str, typer.Option("--runner", help="local, or dask: a cluster computes.")]
 PARAMS = Path("params.yaml")
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -24,31 +25,35 @@ _current: dict[str, tuple[Executor, Mapping[str, Sequence[Cell]]]] = {}
 def run_flow(session: Session, groups: Mapping[str, Sequence[Cell]], executor: Executor) -> None:
     """Runs the groups as tasks of one flow run on the project's Prefect server. Raises the first cell's
     failure, and AssayError where the server goes away."""
-    url = ensure_server(session.project)
     flow = make_flow()
-    if session.plan.env.device != "cpu":
+    pipeline = session.plan.id
+    _current[pipeline] = (executor, groups)
+    try:
+        with on_server(session.project, executor, {session.plan.env.device}):
+            flow(pipeline=pipeline, names=list(groups))
+    finally:
+        del _current[pipeline]
+
+
+@contextlib.contextmanager
+def on_server(project: Path, executor: Executor, devices: Set[str]) -> Iterator[None]:
+    """Has the block's flow run on the project's Prefect server, which is there for as long, and its cells, which
+    compute on these devices, take GPU slots there. Raises AssayError where the server goes away."""
+    url = ensure_server(project)
+    if devices - {"cpu"}:
         gpu.ensure_limit(url, gpu.here())
         executor.limit_at = url
     import httpx  # Prefect's own way to its server
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    pipeline = session.plan.id
-    _current[pipeline] = (executor, groups)
-    failures: list[CellFailed] = []
     try:
         # Prefect read its settings when it was imported, maybe for another project's server.
-        with in_use(session.project), temporary_settings(updates={PREFECT_API_URL: url}):
-            flow(pipeline=pipeline, names=list(groups))
-    except CellFailed as failure:
-        failures.append(failure)
+        with in_use(project), temporary_settings(updates={PREFECT_API_URL: url}):
+            yield
     except httpx.HTTPError as error:
         executor.stop()
         text = f"the Prefect server at {url} does not answer any more ({type(error).__name__})"
         raise AssayError(f"{text}: what is computed is kept, the same command goes on from there") from error
-    finally:
-        del _current[pipeline]
-    if failures:
-        raise failures[0]
 
 
 def get_ready(project: Path) -> Any:

@@ -60,10 +60,12 @@ class Pool:
         workers = self._client.read_workers_for_work_pool(self.name)
         return not any(str(worker.status).endswith("ONLINE") for worker in workers)
 
-    def submit(self, label: str, parameters: Mapping[str, Any]) -> uuid.UUID:
-        """Hands out a group."""
-        given = {"label": label, **parameters}
-        return self._client.create_flow_run_from_deployment(self._deployment.id, parameters=given, name=label).id
+    def submit(self, label: str, group: str, parameters: Mapping[str, Any]) -> uuid.UUID:
+        """Hands out a group, once: Prefect's client asks again where a slow server did not answer in time."""
+        given = {"label": label, "group": group, **parameters}
+        id = self._deployment.id
+        run = self._client.create_flow_run_from_deployment(id, parameters=given, name=label, idempotency_key=group)
+        return run.id
 
     def state(self, run: uuid.UUID) -> Any:
         """The state of a group's flow run."""
@@ -97,9 +99,9 @@ class PoolExecutor(Elsewhere):
         group = uuid.uuid4().hex
         folder = f"groups/{group}"
         self.remote.write(f"{folder}/cells.json", cells_to_text(cells))
-        parameters = {"group": group, "remote": self.remote.url, "command": self.command}
+        parameters = {"remote": self.remote.url, "command": self.command}
         try:
-            run = self.pool.submit(cells[0].group, parameters)
+            run = self.pool.submit(cells[0].group, group, parameters)
             return self._await(run, cells[0], folder, self.remote)
         finally:
             self.remote.clear(folder)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -14,12 +14,20 @@ from assay.flows.pool import Pool, PoolExecutor
 from assay.flows.session import Session
 from assay.plugins.values import BadInput
 from assay.tasks import settings
+from assay.tasks.cells import Cell
 
 RUNNERS = ("local", "dask")
 
 
-def open_pool(project: Path, name: str, runner: str, prefect: bool) -> Pool:
-    """The pool that a run hands its cells to. Raises BadInput for options that contradict it."""
+@contextlib.contextmanager
+def open_pool(project: Path, name: str, runner: str, prefect: bool) -> Iterator[Pool | None]:
+    """The pool that a run hands its cells to, None where none is named. Raises BadInput for options that
+    contradict each other."""
+    if runner not in RUNNERS:
+        raise BadInput(f"--runner {runner!r}: use {' or '.join(RUNNERS)}")
+    if not name:
+        yield None
+        return
     if runner != "local":
         raise BadInput(f"--pool {name} and --runner {runner}: give one of them")
     if not prefect:
@@ -27,19 +35,20 @@ def open_pool(project: Path, name: str, runner: str, prefect: bool) -> Pool:
     from assay.flows.server import ensure_server
 
     settings.apply(project)
-    return Pool(ensure_server(project), name)
+    with Pool(ensure_server(project), name) as pool:
+        yield pool
 
 
 @contextlib.contextmanager
-def open_executor(session: Session, pool: Pool | None, runner: str, console: Console) -> Iterator[Executor]:
-    """The executor of a run. Raises BadInput."""
-    if runner not in RUNNERS:
-        raise BadInput(f"--runner {runner!r}: use {' or '.join(RUNNERS)}")
+def open_executor(
+    session: Session, cells: Iterable[Cell], pool: Pool | None, runner: str, console: Console
+) -> Iterator[Executor]:
+    """The executor of a run, or of a sweep, with these cells. Raises BadInput."""
     common = (session.store, session.downloads, session.workers, session.params.threads, session.command)
     with contextlib.ExitStack() as stack:
         executor: Executor
         if pool is not None:
-            _check(session, pool)
+            _check(session, cells, pool)
             say = partial(console.print, style="yellow", highlight=False)
             executor = PoolExecutor(*common, remote=session.remote, pool=pool, say=say)
         elif runner == "dask":
@@ -54,7 +63,7 @@ def open_executor(session: Session, pool: Pool | None, runner: str, console: Con
         yield stack.enter_context(executor)
 
 
-def _check(session: Session, pool: Pool) -> None:
+def _check(session: Session, cells: Iterable[Cell], pool: Pool) -> None:
     """Raises BadInput where the pool's machines could not get at the artifacts, or this one not do its part."""
     if session.remote is None:
         how = "--set store.remote=s3://bucket/prefix, or file:///srv/shared"
@@ -62,7 +71,7 @@ def _check(session: Session, pool: Pool) -> None:
     import torch
 
     device = session.plan.env.device
-    measured = next((cell.label for cell in session.plan.cells.values() if cell.exclusive), "")
+    measured = next((cell.label for cell in cells if cell.exclusive), "")
     if measured and device == "cuda" and not torch.cuda.is_available():
         text = f"'{measured}' measures this machine, which has no {device}: leave it out, or start the run on one"
         raise BadInput(f"--pool {pool.name} is for {device}, and {text}")

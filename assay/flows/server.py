@@ -55,12 +55,12 @@ def ensure_server(project: Path) -> str:
     a quarter of an hour without any.
     """
     given = os.environ.get("PREFECT_API_URL")
-    if given:
-        if not healthy(given):
-            raise AssayError(f"PREFECT_API_URL is {given}, and no Prefect server answers there: start it, or unset it")
-        return given
+    if given and not healthy(given):
+        raise AssayError(f"PREFECT_API_URL is {given}, and no Prefect server answers there: start it, or unset it")
     folder = state_file(project).parent
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)  # Prefect itself makes no folder above its own
+    if given:
+        return given
     with FileLock(folder / "server.lock"):
         url = running(project) or start(project)
     touch(project)

@@ -20,7 +20,7 @@ from assay.tasks import params as p
 from assay.tasks.plan import Plan, make_plan
 from assay.tasks.reading import apply_override, read_tree, without_secrets
 from assay.tasks.remote import Remote, open_remote
-from assay.tasks.status import Status, assume, read_last, statuses, verify, wanted
+from assay.tasks.status import Status, Work, assume, read_last, statuses, verify, wanted
 from assay.tasks.store import Store, store_root, try_lock
 from assay.tasks.summary import Summary
 
@@ -46,6 +46,11 @@ class Session:
     def downloads(self) -> Path:
         """Where sources keep what they fetched."""
         return Path(os.environ.get("ASSAY_DOWNLOADS") or self.project / ".assay" / "downloads")
+
+    @property
+    def notes(self) -> list[str]:
+        """What to say to people of the store's remote."""
+        return self.remote.notes if self.remote is not None else []
 
     @property
     def workers(self) -> int:
@@ -138,8 +143,9 @@ def raw_tree(
     return tree, None
 
 
-def project_of(file: Path | None, project: str | Path | None) -> Path:
+def project_of(params: object, project: str | Path | None) -> Path:
     """The project's folder: the one that is given, else that of the params file, else the working directory."""
+    file = Path(params) if isinstance(params, str | Path) else None
     return Path(project or (file.resolve().parent if file else Path.cwd())).resolve()
 
 
@@ -206,17 +212,16 @@ def drop_forced(session: Session, status: Sequence[Status]) -> None:
             session.remote.drop(item.cell.ref)
 
 
-def exchange(session: Session, status: Sequence[Status], only: str | None) -> list[Status]:
-    """Sends to the store's remote what it lacks, brings from it what the run needs and this machine lacks, and
+def exchange(remote: Remote | None, work: Work, status: Sequence[Status], only: str | None = None) -> list[Status]:
+    """Sends to the store's remote what it lacks, brings from it what the work needs and this machine lacks, and
     returns the states after that. What turns out to be damaged there counts as missing."""
-    remote = session.remote
     if remote is None:
         return list(status)
     remote.ready()
     there = remote.present(item.cell.ref for item in status)
     with ThreadPoolExecutor(AT_ONCE) as threads:
         list(threads.map(remote.push, [s.cell.ref for s in status if s.hit and s.cell.ref not in there]))
-        while refs := wanted(session.plan, status, there, only):
+        while refs := wanted(work, status, there, only):
             brought = {ref for ref, done in zip(refs, threads.map(remote.fetch, refs), strict=True) if done}
             there -= set(refs) - brought
             status = assume(status, brought)

@@ -26,7 +26,7 @@ def run_stage(name: str, variant: str, params: Path, command: str, console: Cons
     materialise(session)
     status = check_hits(session, ())
     only = None if name == "report" else name
-    todo = needed(session.plan, exchange(session, status, only), only)
+    todo = needed(session.plan, exchange(session.remote, session.plan, status, only), only)
     if variant:
         chain = {ref.key for ref in session.plan.chains[variant]}
         todo = _with_inputs(session.plan, [key for key in todo if key in chain], set(todo))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,9 +31,15 @@ class Worker:
         # Its own process group: Ctrl-C in a terminal reaches the parent only.
         self.process = start("assay.tasks.worker", threads, process_group=0)
 
-    def compute(self, cell: Cell, store: Store, downloads: Path, command: str) -> Outcome:
+    def compute(self, cell: Cell, store: Store, downloads: Path, command: str, failures: Mapping[str, str]) -> Outcome:
         """Computes a cell. Raises WorkerDied where the process ends before its answer."""
-        request = {"cell": cell.to_json(), "root": str(store.root), "downloads": str(downloads), "command": command}
+        request = {
+            "cell": cell.to_json(),
+            "root": str(store.root),
+            "downloads": str(downloads),
+            "command": command,
+            "failures": dict(failures),
+        }
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         try:

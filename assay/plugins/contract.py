@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Protocol, get_args, get_origin
 
 import torch
@@ -27,6 +28,7 @@ from assay.plugins.values import (
     Context,
     Data,
     DataSpec,
+    Failed,
     Lab,
     NotAuditable,
     Number,
@@ -61,6 +63,7 @@ __all__ = [
     "DataSpec",
     "Edit",
     "Evaluator",
+    "Failed",
     "Field",
     "Gradients",
     "Lab",
@@ -123,6 +126,7 @@ class Card(BaseModel):
     problems: tuple[str, ...] = Field(("any",), description="problems it can be asked of")
     modality: tuple[str, ...] = Field(("any",), description="kinds of input it can take")
     needs: tuple[str, ...] = Field((), description="what the model or data must have")
+    roles: tuple[str, ...] = Field((), description="the named models that it cannot do without: `train.models`")
     drops: tuple[str, ...] = Field((), description="what a link takes from the model")
     gives: tuple[str, ...] = Field((), description="what a source, transform, link or learner adds")
     refuses: tuple[str, ...] = Field((), description="slots of the recipe that a learner has no place for")
@@ -232,6 +236,11 @@ class Model(Method):
     def weights(self, given: Mapping[str, Tensor], spec: DataSpec) -> Mapping[str, Tensor]:
         """The tensors of a checkpoint that a user brings, by the names in the module that `build` gives."""
         return given
+
+    def pretrained(self) -> Path:
+        """The safetensors file that comes with the architecture, which `train.from: pretrained` means. Raises BadInput
+        where none does."""
+        raise BadInput("train.from: no weights come with this model: name a safetensors file")
 
 
 class Edit(Method):
@@ -503,6 +512,8 @@ class Predict(Method):
 
     Evaluation and attribution use it in place of the model's own forward pass. Draws come from
     `ctx.normal(batch.index, ...)`, so that an example's prediction depends on nothing else in its batch.
+    Predictions are differentiated, to explain and to attack them: a method that leaves no gradient of the
+    inputs says so by `drops=("grad",)`.
     """
 
     slot: ClassVar[str] = "predict"
@@ -584,6 +595,11 @@ class Search(Method):
     that may stand there; changes go to `lab.train` as they are."""
 
     slot: ClassVar[str] = "search"
+
+    def uses(self) -> Sequence[str]:
+        """The ids of the methods, none of the recipe's, that it asks the lab for by name: they are known before
+        anything runs, and the search is made again where their code changes."""
+        return ()
 
     def search(self, space: Mapping[str, Sequence[Any]], lab: Lab, ctx: Context) -> tuple[Mapping[str, Any], Result]:
         """The best recipe's changes, and the table of what was tried."""

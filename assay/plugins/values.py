@@ -350,9 +350,21 @@ class Trained:
             yield name, self.load_checkpoint(name)
 
 
+@dataclass(frozen=True)
+class Failed:
+    """An ask, or an evaluator's question of its model, that came to nothing; `reason` is shown to people."""
+
+    reason: str
+
+
 class Lab(Protocol):
     """What a method that trains is given. `train` returns finished trainings or raises `Pending`; `loss` is the
-    recipe's objective of predictions (N,), None where that is no function of predictions alone."""
+    recipe's objective of predictions (N,), None where that is no function of predictions alone.
+
+    `attempt` is `train` where a training may fail: a loss that diverges, a network that cannot be built. `measure`
+    asks each evaluator of each ask's model; both trainings and answers are kept like those of a run. `evaluate` asks
+    of any model, as it is, at once: its predictions are made as the run makes them in audits, studies and searches,
+    and are the network's own in transforms and links, which come before."""
 
     data: Data
     recipe: Mapping[str, Any]
@@ -361,6 +373,12 @@ class Lab(Protocol):
     def new_model(self, seed: int) -> nn.Module: ...
 
     def train(self, asks: Sequence[Ask]) -> list[Trained]: ...
+
+    def attempt(self, asks: Sequence[Ask]) -> list[Trained | Failed]: ...
+
+    def measure(
+        self, asks: Sequence[Ask], evaluators: Sequence[str | Mapping[str, Any]]
+    ) -> list[list[Result | Failed]]: ...
 
     def evaluate(self, model: nn.Module, evaluator: str | Mapping[str, Any]) -> Result: ...
 
@@ -376,10 +394,11 @@ class Subject:
     """What audits and evaluators look at: a trained model and all that may be compared with it.
 
     `loss` is the recipe's objective of predictions, (N,), None where that is no function of predictions alone.
-    `predict` is the deployed inference (onnxruntime's kernels for an int8 model); `model` the module
-    with gradients. `images` is the audited part of the test split with `target`, the dense model's
-    prediction; `explain` recomputes the audited saliency on any model; `runtime(batch_size, threads)`
-    gives a callable of the exported model in onnxruntime and `exported` the exported file.
+    `predict` is the deployed inference (onnxruntime's kernels for an int8 model); `model` the network, with
+    gradients; `answering` the module whose pass is a prediction. `images` is the audited part of the test split
+    with `target`, the dense model's prediction; `explain` recomputes the audited saliency on any model. `exported`
+    is the exported file; `runtime(threads)` what a user would call, inputs to predictions on the CPU: that file in
+    onnxruntime, or the run's method of `predict`.
     """
 
     model: nn.Module
@@ -396,6 +415,14 @@ class Subject:
     exported: Path | None = None
     runtime: Callable[[int], Callable[[np.ndarray], np.ndarray]] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+    through: nn.Module | None = None
+
+    @property
+    def answering(self) -> nn.Module:
+        """The module whose pass is a prediction, with gradients where there are any: what attacks and questions
+        about changed inputs are put to. It is `through`, the model within the run's method of `predict`, where
+        there is one, else the model."""
+        return self.model if self.through is None else self.through
 
 
 # activations

@@ -244,7 +244,7 @@ def save_result(folder: Path, result: Result) -> None:
             np.save(folder / f"each.{name}.npy", np.asarray(number.each, dtype=np.float64), allow_pickle=False)
     for name, values in result.arrays.items():
         np.save(folder / f"array.{name}.npy", np.ascontiguousarray(values), allow_pickle=False)
-    write_json(folder / "result.json", {"numbers": rows, "arrays": sorted(result.arrays), "not_auditable": ""})
+    write_json(folder / "result.json", {"numbers": rows, "arrays": list(result.arrays), "not_auditable": ""})
 
 
 def save_not_auditable(folder: Path, reason: str) -> None:

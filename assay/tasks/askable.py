@@ -46,6 +46,11 @@ def why_not(method: Any, problem: str) -> str:
     )
 
 
+def lacks(method: Any, role: str) -> str:
+    """What a recipe must say so that a method gets the model of a role."""
+    return f"{method.method_name()} needs a {role}: say `models: {{{role}: NAME}}` beside it, a name in `trainings`"
+
+
 def unfit(method: Any, modality: str) -> str:
     """Why a method cannot take a data set's inputs, or '' where it can. Inputs are known once data are read."""
     kinds = method.card.modality
@@ -66,6 +71,9 @@ def faults(params: Any) -> Iterator[str]:
             before = problem_name(steps[:i])
             if not fits(step, before):
                 yield f"{key}.{i}: {why_not(step, before)}"
+            if takes_lab(step.fit) and params.train.models:
+                name = step.method_name()
+                yield f"{key}.{i}: {name} trains by the recipe, before there are the models of train.models"
     name = problem_name(params.prepare)
     problem = registry.make("problems", name)
     for key, train in [("train", params.train), *((f"trainings.{n}", t) for n, t in params.trainings.items())]:
@@ -73,6 +81,12 @@ def faults(params: Any) -> Iterator[str]:
         methods += [(f"{slot}.{i}", m) for slot in TRAINS_MANY for i, m in enumerate(getattr(train, slot))]
         own = learned(params, train)
         yield from (f"{key}.{slot}: {why_not(m, own)}" for slot, m in methods if not fits(m, own))
+        yield from (
+            f"{key}.{slot}: {lacks(m, role)}"
+            for slot, m in methods
+            for role in m.card.roles
+            if role not in train.models
+        )
         if not any("validation" in step.card.gives for step in steps_of(params, train)):
             lacking = [(slot, m.method_name()) for slot, m in methods if "validation" in m.card.needs]
             add = "add transform/validation_split to its data set"

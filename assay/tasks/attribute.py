@@ -18,14 +18,12 @@ from assay.tasks.artifacts import (
     write_json,
 )
 from assay.tasks.askable import unfit
+from assay.tasks.inference import Inference, cached_model, inference_of
 from assay.tasks.job import Job
 from assay.tasks.subject import (
-    Inference,
     cached_data,
     cached_images,
-    cached_model,
     explainer,
-    inference_of,
     make_subject,
     predict_rows,
     problem_of,
@@ -46,7 +44,7 @@ def saliency(job: Job) -> None:
     holds the reason instead.
     """
     spec = load_card(job.inputs["model"]).spec
-    inference = inference_of(job)
+    inference = inference_of(job.spec, job.inputs, job.device)
     images = _images(job, inference)
     model = cached_model(job.inputs["model"], str(job.device))
     prediction = predict_rows(model, images, spec, inference)
@@ -115,7 +113,7 @@ def audit(job: Job) -> None:
     if reason:
         save_not_auditable(job.out, reason)
         return
-    inference = inference_of(job)
+    inference = inference_of(job.spec, job.inputs, job.device)
     explain = explainer(job.method("saliency"), int(job.spec["seed"]), spec, job.device, inference)
     subject = make_subject(job.inputs, job.device, _images(job, inference), explain, inference)
     ctx = job.context(spec, method.method_name())

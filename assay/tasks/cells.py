@@ -16,6 +16,7 @@ from typing import Any
 from assay.plugins import registry
 from assay.plugins.contract import Ask, BadInput, Objective, Penalty
 from assay.tasks import closure as code_closure
+from assay.tasks.job import method_of
 from assay.tasks.parallel import refusals
 
 
@@ -84,12 +85,6 @@ class Cell:
 def entry(method: Any) -> dict[str, Any]:
     """A method in a cell's spec: its id and all its parameters."""
     return {"id": registry.method_id(method), "params": method.model_dump(mode="json")}
-
-
-def method_of(entry: Mapping[str, Any]) -> Any:
-    """The method of an entry."""
-    slot, _, name = entry["id"].rpartition("/")
-    return registry.make(slot, {"name": name, **entry["params"]}, entry["id"])
 
 
 ENTRY = {"id", "params"}
@@ -297,12 +292,14 @@ def _reads(method: Any) -> bool:
     return isinstance(method, Objective | Penalty) and type(method).reads not in (Objective.reads, Penalty.reads)
 
 
-def _check_asked(label: str, recipe: Mapping[str, Any]) -> None:
+def _check_asked(label: str, recipe: Mapping[str, Any], ask: Ask) -> None:
     """Raises BadInput where a recipe that a method changed has what its learner cannot honour. What it has no
-    place for among the methods that every recipe has does not count: they may be there by default."""
+    place for among the methods that every recipe has counts where the method asks for it: others may be there by
+    default."""
     learner = method_of(recipe["learner"])
     asked = {slot: [method_of(m) for m in recipe[slot]] for slot in ("edit", "augment", "penalty", "around")}
-    single = [slot for slot in ("objective", "optimizer", "schedule") if slot not in learner.card.refuses]
+    every = ("objective", "optimizer", "schedule")
+    single = [slot for slot in every if slot not in learner.card.refuses or slot in ask.changes]
     asked.update({slot: [method_of(recipe[slot])] for slot in single})
     shared = refusals(recipe["devices"], learner, asked["around"], recipe["compile"])
     for part, why in (*learner_faults(learner, asked), *shared):
@@ -330,21 +327,30 @@ def training_cell(
 
 
 def changed_recipe(recipe: Mapping[str, Any], ask: Ask) -> dict[str, Any]:
-    """The recipe with an ask's changes: `epochs`, `optimizer.lr`, or a whole method as a mapping."""
+    """The recipe with an ask's changes: `epochs`, `optimizer.lr`, or a whole method as a mapping. Raises BadInput."""
     changed: dict[str, Any] = copy.deepcopy(dict(recipe))
     for path, value in ask.changes.items():
         slot, _, rest = path.partition(".")
         if slot not in changed:
             raise BadInput(f"a training has no '{slot}': {path}")
-        if rest:
-            changed[slot]["params"][rest] = value
-        elif isinstance(changed[slot], Mapping):
-            changed[slot] = entry(registry.make(f"train/{slot}", value, path))
-        elif slot in ("edit", "augment", "penalty", "around"):
-            changed[slot] = [entry(registry.make(f"train/{slot}", v, path)) for v in value]
-        else:
-            changed[slot] = value
+        try:
+            changed[slot] = _changed(changed[slot], slot, rest, value, path)
+        except (ValueError, registry.UnknownMethod) as error:
+            raise BadInput(str(error)) from error
     return changed
+
+
+def _changed(before: Any, slot: str, rest: str, value: Any, path: str) -> Any:
+    if rest and not isinstance(before, Mapping):
+        raise BadInput(f"{path}: '{slot}' has no parameters by name: change the whole of it")
+    if rest:
+        name = before["id"].rpartition("/")[2]
+        return entry(registry.make(f"train/{slot}", {"name": name, **before["params"], rest: value}, slot))
+    if isinstance(before, Mapping):
+        return entry(registry.make(f"train/{slot}", value, path))
+    if slot in ("edit", "augment", "penalty", "around"):
+        return [entry(registry.make(f"train/{slot}", v, path)) for v in value]
+    return value
 
 
 def transform_cell(
@@ -389,7 +395,7 @@ def ask_cells(
         if isinstance(ask.start, Ask):
             (before,) = ask_cells(f"{name} start", [ask.start], recipe, seed, env, stage, {**inputs, "data": data})
             chain, start = [*chain, *before], before[-1].ref
-        _check_asked(name, changed)
+        _check_asked(name, changed, ask)
         training = training_cell(name, changed, own_seed, data, env, start, models, stage)
         found.append([*chain, training])
     return found

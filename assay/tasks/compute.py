@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -32,9 +33,10 @@ DIED = "died"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a cell: `done`, `hit`, `busy` (another process computes it), `pending` (trainings to
-    compute first), `died` (a process that shared the work, as the message says) or `failed` with a message, an exit
-    code and a traceback for the log."""
+    """What came of a cell: `done`, `hit`, `busy` (another process computes it), `pending` (cells to compute
+    first, which `may_fail`), `died` (a process that shared the work, as the message says) or `failed` with a message,
+    an exit code and a traceback for the log. `reason` is why, where the fault lies in what was asked: it
+    would fail again, on any machine."""
 
     key: str
     status: str
@@ -43,6 +45,8 @@ class Outcome:
     code: int = 1
     trace: str = ""
     pending: tuple[Mapping[str, Any], ...] = ()
+    may_fail: bool = False
+    reason: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -54,8 +58,15 @@ class Outcome:
         return Outcome(**{**value, "pending": tuple(value["pending"])})
 
 
-def compute_one(cell: Cell, store: Store, downloads: Path, command: str) -> Outcome:
-    """Computes one cell, unless it is there or another process has it."""
+class Stale(AssayError):
+    """The code is no longer what the run was planned with."""
+
+
+def compute_one(
+    cell: Cell, store: Store, downloads: Path, command: str, failures: Mapping[str, str] = MappingProxyType({})
+) -> Outcome:
+    """Computes one cell, unless it is there or another process has it. `failures` are the reasons, by key, why cells
+    that it asked for and that may fail did."""
     started = time.time()
     importable(Path(cell.env.project))
     try:
@@ -65,27 +76,30 @@ def compute_one(cell: Cell, store: Store, downloads: Path, command: str) -> Outc
         if not try_lock(lock):
             return Outcome(cell.key, "busy")
         try:
-            return _compute_locked(cell, store, downloads, command, started)
+            return _compute_locked(cell, store, downloads, command, started, failures)
         finally:
             store.drop_work(cell.key)
             lock.release()
     except Pending as pending:
-        return Outcome(cell.key, "pending", pending=tuple(c.to_json() for c in pending.cells))
+        cells = tuple(c.to_json() for c in pending.cells)
+        return Outcome(cell.key, "pending", pending=cells, may_fail=pending.may_fail)
     except ProcessDied as death:
         return Outcome(cell.key, DIED, message=str(death))
     except (Exception, SystemExit) as error:
         return _failed(cell, error, time.time() - started, store)
 
 
-def _compute_locked(cell: Cell, store: Store, downloads: Path, command: str, started: float) -> Outcome:
+def _compute_locked(
+    cell: Cell, store: Store, downloads: Path, command: str, started: float, failures: Mapping[str, str]
+) -> Outcome:
     if store.has(cell.slot, cell.key):
         return Outcome(cell.key, "hit")
     changed = changed_code(cell)
     if changed:
-        raise AssayError(f"the source of {', '.join(changed)} changed since the run was planned: run it again")
+        raise Stale(f"the source of {', '.join(changed)} changed since the run was planned: run it again")
     work, out = store.begin(cell.key)
     prepare_process(int(cell.spec.get("seed", 0)), cell.env.threads)
-    run_task(cell, store, work, out, downloads)
+    run_task(cell, store, work, out, downloads, failures)
     seconds = time.time() - started
     store.commit(cell.slot, cell.key, manifest(cell, started, seconds, command))
     return Outcome(cell.key, "done", seconds)
@@ -119,12 +133,16 @@ def _failed(cell: Cell, error: BaseException, seconds: float, store: Store) -> O
     if is_full(error):
         return Outcome(cell.key, "failed", seconds, f"{cell.label}: {full_text(store.root)}")
     if isinstance(error, AssayError):
-        return Outcome(cell.key, "failed", seconds, f"{cell.label}: {error}", error.code)
-    text = f"{cell.label}: {type(error).__name__}: {error}"
-    return Outcome(cell.key, "failed", seconds, text, 1, traceback.format_exc())
+        reason = "" if isinstance(error, Stale) else str(error)
+        return Outcome(cell.key, "failed", seconds, f"{cell.label}: {error}", error.code, reason=reason)
+    text = f"{type(error).__name__}: {error}"
+    reason = "" if isinstance(error, MemoryError | torch.OutOfMemoryError) else text
+    return Outcome(cell.key, "failed", seconds, f"{cell.label}: {text}", 1, traceback.format_exc(), reason=reason)
 
 
-def run_task(cell: Cell, store: Store, work: Path, out: Path, downloads: Path) -> None:
+def run_task(
+    cell: Cell, store: Store, work: Path, out: Path, downloads: Path, failures: Mapping[str, str] = MappingProxyType({})
+) -> None:
     """Calls the cell's task function."""
     device = torch.device(cell.env.device)
     job = Job(
@@ -135,7 +153,7 @@ def run_task(cell: Cell, store: Store, work: Path, out: Path, downloads: Path) -
         device=device,
         downloads=downloads,
         progress=progress_file(work),
-        lab=CellLab(cell, store, device) if has_lab(cell.spec) else None,
+        lab=CellLab(cell, store, device, failures) if has_lab(cell.spec) else None,
     )
     module, _, name = cell.task.partition(":")
     getattr(importlib.import_module(module), name)(job)

@@ -24,7 +24,7 @@ from assay.tasks.scaffold import base_of, functions
 
 OWN = "assay"
 INDEX = "README.md"
-LISTS = ("problems", "modality", "needs", "drops", "gives", "refuses")
+LISTS = ("problems", "modality", "needs", "roles", "drops", "gives", "refuses")
 SITES = {"arxiv:": "https://arxiv.org/abs/", "doi:": "https://doi.org/"}
 EXAMPLE = re.compile(r"(<!-- source: (\S+) -->\n)```python\n.*?^```", re.MULTILINE | re.DOTALL)
 MADE = "<!-- Made by `make docs` from the methods' cards. Edit the methods, not this page. -->"

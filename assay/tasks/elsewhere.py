@@ -12,11 +12,18 @@ from assay.tasks.closure import module_file
 from assay.tasks.status import differences
 
 SOURCE = "prepare/source"
+FILES = ("assay.tasks.given:weights", "assay.tasks.started:model")
+"""The tasks that read a file of the user's, or one that was brought to this machine."""
 FIX = "give this machine the code and the versions of the one that planned the run"
 
 
 class Refused(AssayError):
     """A cell whose answer would be another here."""
+
+
+def stays(cell: Cell) -> bool:
+    """Whether a cell belongs to the machine that planned it: it reads files that are there, or measures it."""
+    return cell.slot == SOURCE or cell.exclusive or cell.task in FILES
 
 
 def adopt(cell: Cell, project: Path) -> Cell:
@@ -25,7 +32,7 @@ def adopt(cell: Cell, project: Path) -> Cell:
     import torch
 
     host = platform.node() or "this machine"
-    if cell.slot == SOURCE or cell.exclusive:
+    if stays(cell):
         raise Refused(f"{host} refuses '{cell.label}': it belongs to the machine that planned it")
     if cell.env.device == "cuda" and not torch.cuda.is_available():
         raise Refused(f"{host} refuses '{cell.label}': it was planned for cuda, and there is none here")

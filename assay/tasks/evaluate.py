@@ -11,21 +11,22 @@ from assay.plugins.contract import NotAuditable, Result, Subject
 from assay.tasks.artifacts import load_card, load_model, save_not_auditable, save_result
 from assay.tasks.askable import unfit
 from assay.tasks.export import export_onnx
+from assay.tasks.inference import Inference, inference_of
 from assay.tasks.job import Job
-from assay.tasks.subject import Inference, inference_of, loss_by, make_subject, predictor
+from assay.tasks.subject import loss_by, make_subject, predictor
 
 
 def evaluate(job: Job) -> None:
     """An evaluator's numbers and arrays on one model, or also along its training's kept checkpoints; the
     reason where it cannot be asked of it."""
     method = job.method()
-    inference = inference_of(job)
+    inference = inference_of(job.spec, job.inputs, job.device)
     subject = make_subject(job.inputs, job.device, inference=inference, loss=loss_by(job.method("objective")))
 
     reason = unfit(method, subject.spec.modality)
-    if not inference.plain and "grad" in method.card.needs:
+    if not inference.differentiable and "grad" in method.card.needs:
         # It would differentiate the network alone, and call that the prediction's.
-        reason = f"it needs the gradient of predictions, which come from {inference.method.method_name()}"
+        reason = f"it needs the gradient of predictions, and {inference.method.method_name()} leaves none"
     if reason:
         save_not_auditable(job.out, reason)
         return
@@ -52,7 +53,12 @@ def along(subject: Subject, inference: Inference, ask: Callable[[Subject], Resul
     values: dict[str, list[float]] = {name: [] for name in final.numbers}
     for name, model in subject.trajectory():
         at = replace(
-            subject, model=model, predict=predictor(model, subject.spec, inference), exported=None, runtime=None
+            subject,
+            model=model,
+            predict=predictor(model, subject.spec, inference),
+            exported=None,
+            runtime=None,
+            through=inference.around(model, subject.spec),
         )
         numbers = ask(at).numbers
         epochs.append(int(name.rsplit("-", 1)[-1]))

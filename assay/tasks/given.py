@@ -24,6 +24,8 @@ from assay.tasks.job import Job
 from assay.tasks.training import Recipe, initial_model
 
 SUFFIX = ".safetensors"
+PICKLED = "pytorch_model.bin"
+"""What transformers called the weights of a folder before."""
 PARTS = ("model", "edit", "learner", "problem")
 """What of a recipe a model that is not trained depends on."""
 MEMORY = ".assay/cache/weights.json"
@@ -44,7 +46,9 @@ def weights_file(project: Path, key: str, start: str) -> Path:
     """
     path = (project / Path(start).expanduser()).resolve()
     if path.is_dir():
+        pickled = path / PICKLED
         path = path / f"model{SUFFIX}"
+        path = pickled if pickled.is_file() and not path.is_file() else path
     if not path.is_file():
         raise BadInput(
             f"{key}.from: there is no file {path}: name a {SUFFIX} file, relative to the project's folder, or "

@@ -46,9 +46,7 @@ class Job:
 
     def method(self, name: str = "method") -> Any:
         """The method under `name` of the spec."""
-        entry = self.spec[name]
-        slot, _, short = entry["id"].rpartition("/")
-        return registry.make(slot, {"name": short, **entry["params"]}, entry["id"])
+        return method_of(self.spec[name])
 
     def context(self, spec: DataSpec, name: str) -> Context:
         """A context for the method called `name`, seeded from the section's seed and that name, with the
@@ -65,6 +63,12 @@ class Job:
             for role, folder in self.inputs.items()
             if role.startswith(MODEL)
         }
+
+
+def method_of(entry: Mapping[str, Any]) -> Any:
+    """The method of an entry (`id` and `params`) of a cell's spec."""
+    slot, _, name = entry["id"].rpartition("/")
+    return registry.make(slot, {"name": name, **entry["params"]}, entry["id"])
 
 
 def seed_for(seed: int, name: str) -> int:

@@ -8,7 +8,7 @@ import io
 import math
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,14 @@ from assay.plugins import registry
 from assay.tasks.artifacts import ModelCard, load_card, load_data, write_json
 from assay.tasks.cells import entry, flatten
 from assay.tasks.closure import version
+from assay.tasks.inference import INFERENCE
 from assay.tasks.params import named_by
 from assay.tasks.plan import DENSE, Plan
 from assay.tasks.reading import without_secrets
 from assay.tasks.report.maps import gallery
+from assay.tasks.report.prose import origin
 from assay.tasks.results import chain_of
 from assay.tasks.store import Store
-from assay.tasks.subject import INFERENCE
 from assay.tasks.summary import Summary
 
 TRAINED = ("model", "objective", "optimizer", "learner", "schedule", "edit", "augment", "penalty", "around")
@@ -62,7 +63,8 @@ def _row(plan: Plan, store: Store, summary: Summary, facts: Mapping[str, Any], m
         "gates": "" if judged is None else "passed" if judged else "failed",
         "git": str(facts.get("git", "")),
         "command": without_secrets(str(facts.get("command", ""))),
-        "note": _note(summary, model, links),
+        "from": plan.params.train.start,
+        "note": _note(plan, summary, model, links),
     }
     return {
         "model": model,
@@ -99,10 +101,10 @@ def params(plan: Plan, links: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     return {name: str(value) for name, value in found.items() if value not in (None, "", [])}
 
 
-def _note(summary: Summary, model: str, links: Sequence[Mapping[str, Any]]) -> str:
+def _note(plan: Plan, summary: Summary, model: str, links: Sequence[Mapping[str, Any]]) -> str:
     """A run's description, in Markdown."""
     if model == DENSE:
-        return "The dense model, as it was trained."
+        return f"The model from {origin(plan)}." if plan.params.train.start else "The dense model, as it was trained."
     failed = [gate.gate for gate in summary.gates if gate.variant == model and not gate.passed]
     chain = " → ".join(f"`{link['id'].removeprefix('compress/')}`" for link in links)
     gates = f"Failed gates: {', '.join(f'`{gate}`' for gate in failed)}" if failed else "It passed every gate."
@@ -116,13 +118,13 @@ def _numbers(summary: Summary, model: str) -> Iterator[list[Any]]:
     for row in summary.rows:
         if row.model != model or not math.isfinite(row.value):
             continue
-        name = _metric_name(row.name)
+        name = metric_name(row.name)
         yield [name, float(row.value), 0]
         if math.isfinite(row.drop):
             yield [f"{name}.drop", float(row.drop), 0]
 
 
-def _metric_name(name: str) -> str:
+def metric_name(name: str) -> str:
     """A number's name in the letters that MLflow takes; what judges maps stands below their method."""
     return re.sub(r"[^\w\-./ ]", "_", name.replace(":", "/"))
 
@@ -140,23 +142,26 @@ def _history(plan: Plan, store: Store, model: str) -> Iterator[list[Any]]:
         path = store.folder(ref.slot, ref.key) / "history.csv"
         if path.exists():
             with open(path, newline="", encoding="utf-8") as file:
-                yield from _curves(prefix, csv.DictReader(file))
+                yield from curves(prefix, csv.DictReader(file))
 
 
-def _curves(prefix: str, lines: Iterator[dict[str, str]] | csv.DictReader[str]) -> Iterator[list[Any]]:
+def curves(prefix: str, lines: Iterable[Mapping[str, Any]]) -> Iterator[list[Any]]:
+    """A training's history, line by line, as metrics with the epoch as their step."""
     for line in lines:
         step = int(float(line["epoch"]))
-        for name, text in line.items():
-            if name != "epoch" and text and math.isfinite(float(text)):
-                yield [f"{prefix}/{_metric_name(name)}", float(text), step]
+        for name, value in line.items():
+            if name != "epoch" and value not in ("", None) and math.isfinite(float(value)):
+                yield [f"{prefix}/{metric_name(name)}", float(value), step]
 
 
 def _requirements(card: ModelCard) -> list[str]:
     """What must be installed where the model is served."""
-    ids = [step.id for step in (card.model, *card.edits, *card.links, *card.preprocessing)]
-    found = {entry.dist: entry.version for entry in map(registry.find, ids)}
-    kernels = ("onnxruntime",) if "int8" in card.gives else ()
-    found |= {name: version(name) for name in ("assay", "torch", *kernels)}
+    steps = (card.model, *card.edits, *card.links, *card.preprocessing)
+    found = {entry.dist: entry.version for entry in (registry.find(step.id) for step in steps)}
+    cards = [registry.load(step.id).card for step in steps]
+    libraries = {one.library for one in cards if one.extra}
+    kernels = {"onnxruntime"} if "int8" in card.gives else set()
+    found |= {name: version(name) for name in ("assay", "torch", *libraries, *kernels)}
     return [f"{name}=={number}" if number else name for name, number in sorted(found.items())]
 
 

@@ -29,7 +29,9 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 HERE = "\0"
 DENSE = "dense"
 MAIN = "main"
-TAKEN = (DENSE, "random", "controls", MAIN, "parent")
+REGISTERED = "models:/"
+PRETRAINED = "pretrained"
+TAKEN = (DENSE, "random", "controls", MAIN, "parent", PRETRAINED)
 """What no variant, training or further data set may be called: the frame's own names for others."""
 
 
@@ -87,9 +89,10 @@ class Train(_Tree):
     start: str = Field(
         "",
         alias="from",
-        description="the model as it is: a safetensors file, relative to the project, or one of `trainings`",
+        description="the model as it is: a safetensors file, relative to the project; `pretrained`, the weights that "
+        "come with `model`; models:/NAME@ALIAS or models:/NAME/VERSION of MLflow's registry; or one of `trainings`",
     )
-    model: at("train/model")  # type: ignore[valid-type]
+    model: maybe("train/model") = Field(None, description="needed, unless `from` names a registered model")  # type: ignore[valid-type]
     edit: list[at("train/edit")] = []  # type: ignore[valid-type]
     batches: at("train/batches") = Field("shuffled", validate_default=True)  # type: ignore[valid-type]
     augment: list[at("train/augment")] = []  # type: ignore[valid-type]
@@ -100,7 +103,9 @@ class Train(_Tree):
     optimizer: at("train/optimizer") = Field("adamw", validate_default=True)  # type: ignore[valid-type]
     schedule: at("train/schedule") = Field("constant", validate_default=True)  # type: ignore[valid-type]
     epochs: Int = Field(3, ge=0, le=100_000)
-    keep: list[Epoch | Literal["last"]] = Field(["last"], description="epochs whose weights are kept")
+    keep: list[Epoch | Literal["all", "last"]] = Field(
+        ["last"], description="epochs whose weights are kept; 0 is before the first, all is each"
+    )
     seed: Int | None = Field(None, ge=0, lt=2**31)
     precision: Literal["fp32", "bf16"] = "fp32"
     compile: Bool = False
@@ -115,6 +120,17 @@ class Train(_Tree):
         if isinstance(value, Mapping) and value.get("from") and "epochs" not in value:
             return {**value, "epochs": 0}
         return value
+
+    @model_validator(mode="after")
+    def _architecture(self) -> Train:
+        if self.model is None and not self.registered:
+            raise ValueError(f"{HERE}.model: this section or value is missing")
+        return self
+
+    @property
+    def registered(self) -> bool:
+        """Whether it starts from a model of MLflow's registry, which brings its architecture."""
+        return self.start.startswith(REGISTERED)
 
     @property
     def retrains(self) -> bool:
@@ -200,13 +216,19 @@ def _variant_faults(variants: Mapping[str, Sequence[Any]]) -> list[str]:
             faults.append(f"compress.{name}: this name is taken; give the variant another")
         if not links:
             faults.append(f"compress.{name}: a variant needs at least one link")
-        dropped: dict[str, str] = {}
-        for i, link in enumerate(links):
-            short = registry.method_id(link).removeprefix("compress/")
-            for need in link.card.needs:
-                if need in dropped:
-                    faults.append(f"compress.{name}.{i}: {short} needs {need}; {dropped[need]} dropped it")
-            dropped.update(dict.fromkeys(link.card.drops, f"{short} at link {i}"))
+        faults += chain_faults(name, links, {})
+    return faults
+
+
+def chain_faults(variant: str, links: Sequence[Any], dropped: Mapping[str, str]) -> list[str]:
+    """The links of a variant that need what one before them dropped; `dropped` is what the model lacks already, each
+    word with who dropped it."""
+    faults, gone = [], dict(dropped)
+    for i, link in enumerate(links):
+        short = registry.method_id(link).removeprefix("compress/")
+        lacking = [need for need in link.card.needs if need in gone]
+        faults += [f"compress.{variant}.{i}: {short} needs {need}; {gone[need]} dropped it" for need in lacking]
+        gone.update(dict.fromkeys(link.card.drops, f"{short} at link {i}"))
     return faults
 
 

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from assay.plugins import registry
+from assay.plugins.values import BadInput
 from assay.tasks import cells as c
-from assay.tasks import given
+from assay.tasks import given, registered, started
 from assay.tasks.askable import effective, learned, problem_name
 from assay.tasks.cells import Cell, Env, Ref
 from assay.tasks.job import MODEL
-from assay.tasks.params import DENSE, Params, Train, labels, named_by
+from assay.tasks.params import DENSE, PRETRAINED, Params, Train, labels, named_by
 from assay.tasks.versions import source_digest
 
 RANDOM = "random"
@@ -26,7 +27,8 @@ class Plan:
     """The cells of one run in an order in which they can be computed, and where each answer is.
 
     `models` maps dense, each variant, `reseeded-i` and `random` to model artifacts; the other tables map
-    what was asked to the artifact with the answer. `skipped` says what was left out and why.
+    what was asked to the artifact with the answer. `skipped` says what was left out and why, `starts` which
+    registered models a section starts from.
     """
 
     params: Params
@@ -44,12 +46,20 @@ class Plan:
     exported: dict[str, Ref] = field(default_factory=dict)
     unseen: list[str] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    starts: Mapping[str, registered.Start] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
         """The pipeline's id: a hash of its sorted keys, and of what its verdicts are judged by."""
         judged = json.dumps([list(self.params.gates), self.params.attribute.margin])
         return hashlib.sha256("\n".join([*sorted(self.cells), judged]).encode()).hexdigest()[:16]
+
+    @property
+    def answers(self) -> list[Ref]:
+        """Where the answers to all that was asked are."""
+        tables = (self.data, self.models, self.saliency, self.agreement, self.audit, self.evaluation, self.exported)
+        chained = [ref for chain in self.chains.values() for ref in chain]
+        return [*(ref for table in tables for ref in table.values()), *chained]  # type: ignore[attr-defined]
 
     @property
     def variants(self) -> list[str]:
@@ -81,9 +91,13 @@ class Plan:
             "seed": self.params.seed,
             "recipe": self.recipe(self.params.train),
             "train_seed": self.params.section_seed("train"),
-            **({} if space is None else {"space": {path: list(values) for path, values in space.items()}}),
+            **_predict(self),
         }
-        inputs = {"data": self.data["main"], **_named(self, method)}
+        if space is not None:
+            # A key knows no order of paths, so that an answer may not depend on it.
+            spec["space"] = {path: list(values) for path, values in sorted(space.items())}
+            spec["uses"] = [_used(kind, method, id) for id in method.uses()]
+        inputs = {"data": self.data["main"], **_named(self, method, self.params.predict)}
         inputs.update({f"{c.RECIPE}{r}": self.trainings[n] for r, n in self.params.train.models.items()})
         label = f"{kind} {method.method_name()}"
         cell = c.make(kind, kind, label, f"assay.tasks.study:{kind}", spec, inputs, self.env)
@@ -114,11 +128,20 @@ class Plan:
         return found
 
 
+def _used(kind: str, method: Any, id: str) -> dict[str, Any]:
+    """A method that another asks the lab for by name. Raises BadInput."""
+    try:
+        return c.entry(registry.make(*id.rsplit("/", 1)))
+    except (ValueError, registry.UnknownMethod) as error:
+        raise BadInput(f"{kind} {method.method_name()}: {error}") from error
+
+
 def make_plan(params: Params, project: Path, device: str) -> Plan:
     """Plans a run. Reads no data; a source that was never materialised is in `unseen` and gets a
     provisional key."""
+    params, starts = registered.resolved(params, project)
     planned, skipped = effective(params)
-    plan = Plan(planned, Env(device, params.threads, str(project.resolve())), skipped=skipped)
+    plan = Plan(planned, Env(device, params.threads, str(project.resolve())), skipped=skipped, starts=starts)
     params = planned
     plan.data["main"] = _prepare(plan, "prepare", params.prepare, project)
     for name, steps in params.datasets.items():
@@ -168,8 +191,9 @@ def _train(plan: Plan) -> None:
         plan.models[RANDOM] = plan.add(
             c.training_cell("train random", untrained, seed + 7919, data, plan.env, None, models)
         )
+    own = plan.starts["train"].card.gives if "train" in plan.starts else ()
     for name in plan.models:
-        plan.gives[name] = frozenset()
+        plan.gives[name] = frozenset(own if name == DENSE else ())
 
 
 def _training(plan: Plan, key: str, label: str, train: Train, seed: int, models: Mapping[str, Ref]) -> Ref:
@@ -179,7 +203,11 @@ def _training(plan: Plan, key: str, label: str, train: Train, seed: int, models:
         return plan.add(c.training_cell(label, recipe, seed, data, plan.env, None, models))
     if train.start in plan.trainings:
         return plan.trainings[train.start]
-    path = given.weights_file(Path(plan.env.project), key, train.start)
+    if key in plan.starts:
+        start, problem = plan.starts[key], learned(plan.params, train)
+        return plan.add(started.started_cell(label, key, start.folder, start.reference, problem, data, plan.env))
+    file = str(train.model.pretrained()) if train.start == PRETRAINED else train.start
+    path = given.weights_file(Path(plan.env.project), key, file)
     return plan.add(given.given_cell(label, key, recipe, path, seed, data, plan.env))
 
 
@@ -211,7 +239,7 @@ def _compress(plan: Plan) -> None:
             )
             chain.append(ref)
         plan.models[variant], plan.chains[variant] = ref, chain
-        plan.gives[variant] = frozenset(word for link in links for word in link.card.gives)
+        plan.gives[variant] = plan.gives[DENSE] | {word for link in links for word in link.card.gives}
 
 
 def _attribute(plan: Plan) -> None:
@@ -248,24 +276,27 @@ def _attribute(plan: Plan) -> None:
 def _subject(plan: Plan, model: str, *methods: Any) -> dict[str, Ref]:
     """The inputs of a cell that looks at a model, with what `predict` and these methods name."""
     inputs = {"model": plan.models[model], "dense": plan.models[DENSE], "data": plan.data["main"]}
-    for method in (*methods, plan.params.predict):
-        inputs.update({} if method is None else _named(plan, method))
-    return inputs
+    return {**inputs, **_named(plan, *methods, plan.params.predict)}
 
 
-def _named(plan: Plan, method: Any) -> dict[str, Ref]:
-    """The inputs that a method's parameters name: further data sets and trainings."""
-    return {
-        **{f"data:{name}": plan.data[name] for name in named_by(method, "datasets").values()},
-        **{f"{MODEL}{name}": plan.model_named(name) for name in named_by(method, "trainings").values()},
-    }
+def _named(plan: Plan, *methods: Any) -> dict[str, Ref]:
+    """The inputs that the parameters of methods name: further data sets and trainings."""
+    found: dict[str, Ref] = {}
+    for method in methods:
+        if method is not None:
+            found.update({f"data:{name}": plan.data[name] for name in named_by(method, "datasets").values()})
+            found.update({f"{MODEL}{name}": plan.model_named(name) for name in named_by(method, "trainings").values()})
+    return found
 
 
 def _predictions(plan: Plan) -> dict[str, Any]:
-    """The part of a cell's spec that says what a prediction means, and how it is made where that is a
-    method's business."""
-    predict = {} if plan.params.predict is None else {"predict": c.entry(plan.params.predict)}
-    return {"problem": c.problem_entry(plan.problem), **predict}
+    """The part of a cell's spec that says what a prediction means, and how it is made."""
+    return {"problem": c.problem_entry(plan.problem), **_predict(plan)}
+
+
+def _predict(plan: Plan) -> dict[str, Any]:
+    """The part of a cell's spec that says how a prediction is made, where that is a method's business."""
+    return {} if plan.params.predict is None else {"predict": c.entry(plan.params.predict)}
 
 
 def _saliency(plan: Plan, model: str, label: str, method: Any) -> Ref:

@@ -17,7 +17,8 @@ class AssayModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defined]
     def load_context(self, context: Any) -> None:
         """Loads the artifact."""
         from assay.tasks.artifacts import load_card, load_model
-        from assay.tasks.subject import deployed, stored_inference
+        from assay.tasks.inference import stored_inference
+        from assay.tasks.subject import deployed
 
         folder = Path(context.artifacts["artifact"])
         exported = folder / "model.onnx"

@@ -1,5 +1,5 @@
-"""Sends the outbox to MLflow. With `send_values`, and the model that MLflow serves, the only file that imports
-MLflow; it runs in a process of its own, without torch."""
+"""Sends the outbox to MLflow. With `send_values`, `registered` and the model that MLflow serves the only file that
+imports MLflow; it runs in a process of its own, without torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from typing import Any
 from filelock import FileLock
 
 from assay.tasks import settings, track
-from assay.tasks.send_sweep import send_sweep
+from assay.tasks.send_nested import send_nested
 from assay.tasks.send_values import log_data, log_values
 
 CANDIDATE, CHAMPION = "candidate", "champion"
@@ -143,8 +143,8 @@ def sync(project: Path) -> int:
 def send_message(client: Any, experiment: str, project: Path, folder: Path) -> int:
     """Sends one message's runs; may be repeated, also after it was cut off anywhere."""
     message = json.loads((folder / track.MESSAGE).read_text(encoding="utf-8"))
-    if "sweep" in message:
-        return send_sweep(client, experiment, folder, message)
+    if "nested" in message:
+        return send_nested(client, experiment, folder, message)
     query = f"tags.pipeline = '{message['pipeline']}'"
     found = [r for r in client.search_runs([experiment], query) if "sweep" not in r.data.tags]
     there = {(r.data.tags.get("key"), r.data.tags.get("model")): r for r in found}

@@ -18,7 +18,8 @@ from assay.plugins._diffusion import takes_time
 from assay.plugins.contract import BadData, BadInput, Batch, Data, DataSpec, NotAuditable, Split
 from assay.tasks.artifacts import Step, load_card, load_model, preprocess, rebuild
 from assay.tasks.export import INPUT, OUTPUT, SESSION_CONFIG, TIME
-from assay.tasks.subject import PLAIN, Inference, deployed, explainer, problem_of
+from assay.tasks.inference import PLAIN, Inference
+from assay.tasks.subject import deployed, explainer, problem_of
 
 MODES = {1: "L", 3: "RGB"}
 RESIZE = "BILINEAR"

@@ -1,4 +1,4 @@
-"""Settings that must be in place before Prefect, MLflow or DVC are imported, or torch compiles."""
+"""Settings that must be in place before Prefect, MLflow, DVC or the hub's library are imported, or torch compiles."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ def apply(project: Path) -> None:
     """Keeps all state in the project's `.assay/` and telemetry off; what the user set stays."""
     importable(project)
     home = project.resolve() / ".assay"
+    downloads = Path(os.environ.get("ASSAY_DOWNLOADS") or home / "downloads").resolve()
     defaults = {
         "PREFECT_HOME": str(home / "prefect"),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -28,8 +29,12 @@ def apply(project: Path) -> None:
         "DO_NOT_TRACK": "1",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DVC_NO_ANALYTICS": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
         "GIT_PYTHON_REFRESH": "quiet",
         "TORCHINDUCTOR_CACHE_DIR": str(home / "cache" / "compiled"),  # else below /tmp, where others may write
     }
+    if "HF_HOME" not in os.environ:  # whoever keeps the hub's files in a place of his own keeps them there
+        hub = {"HF_HUB_CACHE": "hub", "HF_DATASETS_CACHE": "datasets", "HF_XET_CACHE": "xet"}
+        defaults.update({name: str(downloads / "huggingface" / folder) for name, folder in hub.items()})
     for name, value in defaults.items():
         os.environ.setdefault(name, value)

@@ -7,11 +7,22 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from assay.tasks.cells import Cell, Ref
 from assay.tasks.plan import Plan
 from assay.tasks.store import MANIFEST, Store
+
+
+class Work(Protocol):
+    """Cells by key, in an order in which they can be computed, and where the answers are that they are for: a
+    plan, or all plans of a sweep."""
+
+    @property
+    def cells(self) -> Mapping[str, Cell]: ...
+
+    @property
+    def answers(self) -> Iterable[Ref]: ...
 
 
 @dataclass(frozen=True)
@@ -23,11 +34,11 @@ class Status:
     why: str
 
 
-def statuses(plan: Plan, store: Store, last: Mapping[str, Any], force: Sequence[str] = ()) -> list[Status]:
+def statuses(work: Work, store: Store, last: Mapping[str, Any], force: Sequence[str] = ()) -> list[Status]:
     """The state of every cell. `last` maps labels to the slot and key of the last run's cell; a damaged
     artifact is set aside and named."""
     found = []
-    for cell in plan.cells.values():
+    for cell in work.cells.values():
         forced = next((p for p in force if fnmatch.fnmatch(cell.label, p) or fnmatch.fnmatch(cell.key, p)), None)
         if forced is not None:
             found.append(Status(cell, False, f"--force {forced}"))
@@ -88,11 +99,11 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[s
             yield f"{name.replace('.recipe', '')} {'none' if old is None else old} → {'none' if new is None else new}"
 
 
-def needed(plan: Plan, status: Sequence[Status], only: str | None = None) -> list[str]:
+def needed(work: Work, status: Sequence[Status], only: str | None = None) -> list[str]:
     """Keys of the cells to compute, in order: what the answers (of the stage `only`, where one is named)
     need and the store does not have. What only a finished cell needed is computed again where it was damaged."""
     missing = {s.cell.key for s in status if not s.hit}
-    waiting = [ref.key for ref in _answers(plan) if only is None or plan.cells[ref.key].stage == only]
+    waiting = [ref.key for ref in work.answers if only is None or work.cells[ref.key].stage == only]
     again = ("--force",) if only else ("--force", "damaged")
     waiting += [s.cell.key for s in status if s.why.startswith(again)]
     wanted: set[str] = set()
@@ -100,7 +111,7 @@ def needed(plan: Plan, status: Sequence[Status], only: str | None = None) -> lis
         key = waiting.pop()
         if key in missing and key not in wanted:
             wanted.add(key)
-            waiting.extend(ref.key for ref in plan.cells[key].inputs.values())
+            waiting.extend(ref.key for ref in work.cells[key].inputs.values())
     return [s.cell.key for s in status if s.cell.key in wanted]
 
 
@@ -109,19 +120,13 @@ def assume(status: Sequence[Status], there: Set[Ref]) -> list[Status]:
     return [Status(s.cell, s.hit or s.cell.ref in there, s.why) for s in status]
 
 
-def wanted(plan: Plan, status: Sequence[Status], there: Set[Ref], only: str | None = None) -> list[Ref]:
+def wanted(work: Work, status: Sequence[Status], there: Set[Ref], only: str | None = None) -> list[Ref]:
     """What must be brought of all that is `there`: answers (of the stage `only`, where one is named), and
     inputs of the cells that are to be computed."""
-    todo = needed(plan, assume(status, there), only)
-    inputs = {ref for key in todo for ref in plan.cells[key].inputs.values()}
-    answers = {ref for ref in _answers(plan) if only is None or plan.cells[ref.key].stage == only}
+    todo = needed(work, assume(status, there), only)
+    inputs = {ref for key in todo for ref in work.cells[key].inputs.values()}
+    answers = {ref for ref in work.answers if only is None or work.cells[ref.key].stage == only}
     return [s.cell.ref for s in status if not s.hit and s.cell.ref in there & (inputs | answers)]
-
-
-def _answers(plan: Plan) -> list[Ref]:
-    tables = (plan.data, plan.models, plan.saliency, plan.agreement, plan.audit, plan.evaluation, plan.exported)
-    chained = [ref for chain in plan.chains.values() for ref in chain]
-    return [*(ref for table in tables for ref in table.values()), *chained]  # type: ignore[attr-defined]
 
 
 def read_last(store: Store) -> dict[str, Any]:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from assay.plugins.contract import Lab
 from assay.tasks.artifacts import save_result, write_json
 from assay.tasks.job import Job
+from assay.tasks.lab import CellLab
 
-ANSWER = "answer.json"
+ANSWER, TRAININGS = "answer.json", "trainings.json"
 
 
-def lab_of(job: Job) -> Lab:
+def lab_of(job: Job) -> CellLab:
     """The lab of a cell that has one."""
-    assert job.lab is not None
+    assert isinstance(job.lab, CellLab)
     return job.lab
 
 
@@ -21,6 +21,7 @@ def study(job: Job) -> None:
     result, verdict = method.study(lab, job.context(lab.data.spec, method.method_name()))
     save_result(job.out, result)
     write_json(job.out / ANSWER, {"verdict": verdict})
+    write_json(job.out / TRAININGS, list(lab.trained.values()))
 
 
 def search(job: Job) -> None:
@@ -30,3 +31,4 @@ def search(job: Job) -> None:
     changes, result = method.search(job.spec["space"], lab, context)
     save_result(job.out, result)
     write_json(job.out / ANSWER, {"changes": dict(changes)})
+    write_json(job.out / TRAININGS, list(lab.trained.values()))

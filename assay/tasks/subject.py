@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ from assay.plugins.contract import (
     Context,
     Data,
     DataSpec,
-    NotAuditable,
     Objective,
     Predictor,
     Scorer,
@@ -28,26 +28,18 @@ from assay.plugins.contract import (
 )
 from assay.tasks.artifacts import (
     ModelCard,
-    Step,
     checkpoints,
     load_card,
     load_data,
-    load_model,
     load_steps,
     preprocess,
-    read_json,
     trajectory,
 )
 from assay.tasks.export import export_onnx, session
-from assay.tasks.job import MODEL, Job, context, seed_for
+from assay.tasks.inference import PLAIN, Inference, cached_model
+from assay.tasks.job import seed_for
 
 PREDICT_ROWS = 256
-
-
-@functools.lru_cache(maxsize=6)
-def cached_model(folder: Path, device: str) -> nn.Module:
-    """A model artifact, kept for the next cell of this process."""
-    return load_model(folder).to(device)
 
 
 @functools.lru_cache(maxsize=4)
@@ -64,86 +56,10 @@ def as_served(folder: Path, model: Path) -> Data:
     return data if load_steps(folder / "preprocessing") else preprocess(data, load_card(model).preprocessing)
 
 
-@dataclass(frozen=True)
-class Inference:
-    """How a run's models predict: by a method of the slot `predict`, or by their own pass where that is None.
-
-    `models` are the named models that the method may ask, each with its artifact's folder.
-    """
-
-    method: Any = None
-    seed: int = 0
-    models: tuple[tuple[str, Path], ...] = ()
-    device: str = "cpu"
-
-    @property
-    def plain(self) -> bool:
-        """Whether a prediction is the model's own pass."""
-        return self.method is None
-
-    def __call__(self, model: nn.Module, batch: Batch, spec: DataSpec) -> Tensor:
-        """Predictions of a batch, with gradients where there are any."""
-        if self.method is None:
-            own: Tensor = model(batch.x)
-            return own
-        ctx = context(self.seed, self.method.method_name(), spec, torch.device(self.device))
-        ctx.models = {name: cached_model(path, self.device).requires_grad_(False) for name, path in self.models}
-        found: Tensor = self.method.predict(model, batch, ctx)
-        return found
-
-    def module(self, model: nn.Module, spec: DataSpec) -> nn.Module:
-        """The model as attributions see it. Raises NotAuditable where the method leaves no gradient."""
-        if self.method is None:
-            return model
-        if "grad" in self.method.card.drops:
-            raise NotAuditable(f"its predictions come from {self.method.method_name()}, which has no gradient")
-        return Predicting(model, self, spec)
-
-
-PLAIN = Inference()
-"""A model's own pass."""
-
-INFERENCE = "inference"
-"""The folder beside a served model's files that says how it predicts, where that is a method's business."""
-
-
-def stored_inference(folder: Path) -> Inference:
-    """How the model served from an artifact folder predicts."""
-    if not (folder / INFERENCE / "predict.json").exists():
-        return Inference()
-    told = read_json(folder / INFERENCE / "predict.json")
-    named = tuple((name, folder / INFERENCE / name) for name in sorted(told["models"]))
-    return Inference(Step(told["method"]["id"], told["method"]["params"]).method(), int(told["seed"]), named)
-
-
 def loss_by(objective: Any) -> Callable[[Tensor, Batch], Tensor] | None:
     """An objective's loss of predictions (N,), None where the objective calls the model itself."""
     score: Callable[[Tensor, Batch], Tensor] = objective.score
     return score if type(objective).loss is Objective.loss else None
-
-
-def inference_of(job: Job) -> Inference:
-    """How the models of a cell predict."""
-    if "predict" not in job.spec:
-        return Inference()
-    named = tuple((r.removeprefix(MODEL), path) for r, path in sorted(job.inputs.items()) if r.startswith(MODEL))
-    return Inference(job.method("predict"), int(job.spec["seed"]), named, str(job.device))
-
-
-class Predicting(nn.Module):
-    """A model that predicts through a method; its submodules are the model's own, so that taps find them."""
-
-    def __init__(self, model: nn.Module, inference: Inference, spec: DataSpec):
-        super().__init__()
-        for name, child in model.named_children():
-            self.add_module(name, child)
-        self._given = (model, inference, spec)  # in a tuple: the model is not one more submodule
-        self.train(model.training)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Inputs to predictions; draws depend on an input's place in the batch."""
-        model, inference, spec = self._given
-        return inference(model, Batch({"index": torch.arange(len(x), device=x.device), "x": x}), spec)
 
 
 @functools.lru_cache(maxsize=8)
@@ -204,6 +120,21 @@ def deployed(
     return predict
 
 
+def timed_calls(folder: Path, spec: DataSpec, inference: Inference, threads: int) -> Callable[[np.ndarray], np.ndarray]:
+    """A model's predictions by a method as a function of inputs, on `threads` CPU threads."""
+    predict = predictor(cached_model(folder, "cpu"), spec, replace(inference, device="cpu"))
+
+    def call(x: np.ndarray) -> np.ndarray:
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            return predict(Batch({"index": torch.arange(len(x)), "x": torch.from_numpy(x)})).numpy()
+        finally:
+            torch.set_num_threads(before)
+
+    return call
+
+
 def scorer(spec: DataSpec) -> Scorer:
     """The score of a batch's `target`, as the problem defines it."""
     problem = problem_of(spec)
@@ -233,10 +164,14 @@ def make_subject(
         if role.startswith("data:"):
             data[role.removeprefix("data:")] = as_served(path, folder)
     exported = inputs["exported"] / "model.onnx" if "exported" in inputs else None
+    runtime = None
+    if exported is not None:
+        runtime = partial(session, exported) if inference.plain else partial(timed_calls, folder, card.spec, inference)
     reference = None
     if inputs.get("dense", folder) != folder:
         dense = {"model": inputs["dense"], "data": inputs["data"]}
         reference = make_subject(dense, device, images, inference=inference, loss=loss)
+
     return Subject(
         model=model,
         predict=deployed(card, lambda: model, exported, inference),
@@ -250,8 +185,9 @@ def make_subject(
         trajectory=(lambda: trajectory(folder)) if checkpoints(folder) else None,
         explain=explain,
         exported=exported,
-        runtime=(lambda threads: session(exported, threads)) if exported is not None else None,
+        runtime=runtime,
         facts=card.facts,
+        through=inference.around(model, card.spec),
     )
 
 

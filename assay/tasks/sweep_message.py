@@ -49,7 +49,7 @@ def enqueue(
         if (report / POINTS).exists():
             shutil.copytree(report / POINTS, folder / POINTS)
 
-    return track.put(project, f"sweep-{table.id}", runs, write_files, {"sweep": table.id})
+    return track.put(project, f"sweep-{table.id}", runs, write_files, {"nested": ["sweep", table.id]})
 
 
 def _rows(table: SweepTable, plans: Sequence[Plan], store: Store, facts: Facts) -> Iterator[dict[str, Any]]:

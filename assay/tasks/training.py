@@ -44,7 +44,7 @@ from assay.tasks.artifacts import (
 from assay.tasks.checkpoint import resume_from, save_checkpoint
 from assay.tasks.compiled import compile_calls
 from assay.tasks.group import Group
-from assay.tasks.job import Job, generator_states, seed_for, set_generator_states
+from assay.tasks.job import Job, generator_states, method_of, seed_for, set_generator_states
 from assay.tasks.parallel import share
 
 CHECKPOINT_SECONDS = 30.0
@@ -68,16 +68,11 @@ class Recipe:
 
     def one(self, slot: str) -> Any:
         """The method of a slot."""
-        return _make(self.entries[slot])
+        return method_of(self.entries[slot])
 
     def many(self, slot: str) -> list[Any]:
         """The methods of a slot, in order."""
-        return [_make(entry) for entry in self.entries[slot]]
-
-
-def _make(entry: Mapping[str, Any]) -> Any:
-    slot, _, name = entry["id"].rpartition("/")
-    return registry.make(slot, {"name": name, **entry["params"]}, entry["id"])
+        return [method_of(entry) for entry in self.entries[slot]]
 
 
 @dataclass
@@ -338,7 +333,7 @@ class Training:
     def keep(self, epoch: int) -> None:
         """Keeps this epoch's weights where the recipe asks for them."""
         wanted = self.job.spec["recipe"]["keep"]
-        if self.writes and (epoch in wanted or ("last" in wanted and epoch == self.epochs)):
+        if self.writes and (epoch in wanted or "all" in wanted or ("last" in wanted and epoch == self.epochs)):
             folder = self.job.out / "checkpoints"
             folder.mkdir(parents=True, exist_ok=True)
             with self.deployed() as model:

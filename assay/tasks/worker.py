@@ -32,7 +32,7 @@ def main() -> None:
     while True:
         request = json.loads(waiting.get())
         cell, store = Cell.from_json(request["cell"]), Store(Path(request["root"]))
-        outcome = compute_one(cell, store, Path(request["downloads"]), request["command"])
+        outcome = compute_one(cell, store, Path(request["downloads"]), request["command"], request["failures"])
         answers.write(json.dumps(outcome.to_json()) + "\n")
         answers.flush()
 

@@ -28,6 +28,7 @@ from assay.tasks.store import Store
 DEADLINE = 420.0  # for a machine that is busy
 SECRET = "s3cr3t-of-the-storage"
 BUCKET = "assay-test"
+Served = tuple[str, Path]
 PARAMS: dict[str, Any] = {
     "seed": 0,
     "workers": 2,
@@ -121,8 +122,12 @@ class Machine:
         return (self.folder.parent / f"{self.name}-{self.started.index(process)}.out").read_text(encoding="utf-8")
 
     def run(self, *arguments: str) -> tuple[int, Any]:
-        """Runs `assay run --json` to its end: exit code and answer (None where it failed)."""
-        process = self.start("run", "--json", *arguments)
+        """Runs `assay run` to its end."""
+        return self.ask("run", *arguments)
+
+    def ask(self, *arguments: str) -> tuple[int, Any]:
+        """Runs a command with `--json` to its end: exit code and answer (None where it failed)."""
+        process = self.start(*arguments, "--json")
         code = process.wait(DEADLINE)
         text = self.out(process)
         return code, json.loads(text) if text else None
@@ -145,7 +150,8 @@ class Cluster:
     folder: Path
     environment: dict[str, str]
     remote: str
-    url: str = ""
+    url: str
+    server: Path
     machines: list[Machine] = field(default_factory=list)
 
     def machine(self, name: str, params: Mapping[str, Any] = PARAMS, remote: bool = True) -> Machine:
@@ -163,10 +169,11 @@ class Cluster:
         assert process.poll() is None, machine.said
         return process
 
-    def flow_runs(self) -> list[dict[str, Any]]:
-        """Every flow run that the server knows."""
+    def flow_runs(self, pool: str) -> list[dict[str, Any]]:
+        """Every flow run that was handed to a pool."""
+        asked = {"limit": 200, "work_pools": {"name": {"any_": [pool]}}}
         request = urllib.request.Request(
-            f"{self.url}/flow_runs/filter", b'{"limit": 200}', {"content-type": "application/json"}
+            f"{self.url}/flow_runs/filter", json.dumps(asked).encode(), {"content-type": "application/json"}
         )
 
         def ask() -> list[dict[str, Any]] | None:
@@ -179,8 +186,9 @@ class Cluster:
         return list(until(ask, "the Prefect server", 60))
 
     def everything_said(self) -> str:
-        """All that was printed anywhere, and all files that machines wrote, as text."""
-        files = [path for path in self.folder.rglob("*") if path.is_file() and path.suffix != ".npy"]
+        """All that was printed anywhere, and all files that machines and the server wrote, as text."""
+        everything = [*self.folder.rglob("*"), *self.server.rglob("*")]
+        files = [path for path in everything if path.is_file() and path.suffix != ".npy"]
         return "".join(path.read_bytes().decode(errors="replace") for path in files)
 
 
@@ -283,23 +291,48 @@ def _answers(url: str) -> bool:
 
 
 @pytest.fixture(scope="session")
-def cluster(
-    tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str], s3: dict[str, str]
-) -> Iterator[Cluster]:
-    """A Prefect server and an S3 remote, which nothing is deployed on yet."""
-    folder = tmp_path_factory.mktemp("cluster")
-    found = Cluster(folder, {**environment, **s3}, f"s3://{BUCKET}/prefix")
-    home = folder / "server"
-    home.mkdir()
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A Prefect server that nothing is deployed on yet: its address, and its folder."""
+    home = tmp_path_factory.mktemp("server")
     try:
         with pytest.MonkeyPatch.context() as patch:
             for name in ("PREFECT_HOME", "PREFECT_API_URL"):
                 patch.delenv(name, raising=False)
-            found.url = server.ensure_server(home)
-        found.environment["PREFECT_API_URL"] = found.url
+            url = server.ensure_server(home)
         with server.in_use(home):
-            yield found
+            yield url, home
+    finally:
+        server.stop(home)
+
+
+FOLDER = pytest.param("folder", marks=pytest.mark.server)
+S3 = pytest.param("s3", marks=pytest.mark.cluster)
+
+
+@pytest.fixture(scope="module", params=[FOLDER, S3])
+def anywhere(request: pytest.FixtureRequest, prefect_server: Served, environment: dict[str, str]) -> Iterator[Cluster]:
+    """Machines with a Prefect server and a remote of this file's own: a folder, which `make test` takes, and S3."""
+    with machines(request, prefect_server, environment) as found:
+        yield found
+
+
+@pytest.fixture(scope="module", params=[S3])
+def cluster(request: pytest.FixtureRequest, prefect_server: Served, environment: dict[str, str]) -> Iterator[Cluster]:
+    """The same on S3 alone."""
+    with machines(request, prefect_server, environment) as found:
+        yield found
+
+
+@contextlib.contextmanager
+def machines(request: pytest.FixtureRequest, served: Served, environment: dict[str, str]) -> Iterator[Cluster]:
+    """A cluster without machines; those that it gets end with it."""
+    s3 = request.getfixturevalue("s3") if request.param == "s3" else {}
+    folder = request.getfixturevalue("tmp_path_factory").mktemp(request.param)
+    remote = f"s3://{BUCKET}/{folder.name}" if s3 else f"file://{folder / 'remote'}"
+    url, home = served
+    found = Cluster(folder, {**environment, **s3, "PREFECT_API_URL": url}, remote, url, home)
+    try:
+        yield found
     finally:
         for machine in found.machines:
             machine.stop()
-        server.stop(home)

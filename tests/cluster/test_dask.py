@@ -97,6 +97,10 @@ def test_a_run_on_dask_says_what_a_run_alone_says(cluster: Any) -> None:
     assert (answer["rows"], answer["computed"]) == (expected["rows"], expected["computed"])
     code, answer = dask.run("--runner", "dask", "--no-server")
     assert (code, answer["computed"]) == (0, 0)
+    sweep = ["sweep", "--grid", "compress.half.0.sparsity=0.3,0.5,0.7", "--no-server"]
+    (code, points), (_, expected) = dask.ask(*sweep, "--runner", "dask"), alone.ask(*sweep)
+    assert code == 0, dask.said
+    assert (points["points"], points["computed"]) == (expected["points"], expected["computed"])
 
 
 def test_a_cluster_elsewhere(cluster: Any, until: Any) -> None:

@@ -54,7 +54,7 @@ class Place:
 
     def context(self, seed: int = 0) -> Context:
         """A context; its generator is the CPU's."""
-        models = {role: self.model(3).requires_grad_(False) for role in ("teacher", "guide", "judge")}
+        models = {role: self.model(3).requires_grad_(False) for role in given.ROLES}
         return context(self.world.data.spec, seed, step=1, progress=0.5, device=self.device, models=models)
 
     def lab(self) -> Any:

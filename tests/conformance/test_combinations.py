@@ -30,14 +30,16 @@ LINKS = [
     {"name": "prune/channels", "ratio": 0.5, "round_to": 4},
     {"name": "factorize/svd"},
     {"name": "recover/finetune", "epochs": 1},
+    {"name": "recover/distill", "epochs": 1},
 ]
 
 
 def names(slot: str) -> list[str]:
-    """Every method of a slot that is installed with Assay and can classify plain labelled images."""
+    """Every method of a slot that is installed with Assay and can classify plain labelled images by itself."""
     entries = [e for e in registry.index().entries.values() if e.slot == slot and e.dist == "assay"]
     cards = {e.id.rsplit("/", 1)[1]: registry.load(e.id).card for e in entries}
-    return [n for n, c in cards.items() if {"any", "classification"} & set(c.problems) and "group" not in c.needs]
+    fit = {n: c for n, c in cards.items() if {"any", "classification"} & set(c.problems) and "group" not in c.needs}
+    return [n for n, c in fit.items() if not c.roles]
 
 
 def onion(optimizer: str, around: list[str]) -> list[str]:
@@ -125,8 +127,9 @@ def with_learner(tree: dict[str, Any], name: str) -> dict[str, Any]:
     kept = {slot: value for slot, value in train.items() if slot not in learner.card.refuses}
     split = ["transform/validation_split"] if "validation" in learner.card.needs else []
     far = [*tree["datasets"]["far"], *split]
-    # Channels of layers whose activity is the answer cannot go.
-    chain = [link for link in tree["compress"]["variant"] if link["name"] != "prune/channels"] or [dict(LINKS[0])]
+    # Channels of layers whose activity is the answer cannot go, nor can one objective be put for another.
+    cannot = {"prune/channels", *(["recover/distill"] if "objective" in learner.card.refuses else [])}
+    chain = [link for link in tree["compress"]["variant"] if link["name"] not in cannot] or [dict(LINKS[0])]
     changes = {"prepare": [*tree["prepare"], *split], "datasets": {"far": far}, "compress": {"variant": chain}}
     return {**tree, **changes, "train": kept}
 

@@ -53,6 +53,34 @@ CASES: list[tuple[str, dict[str, Any], list[str]]] = [
     ("source in the middle", {"prepare.1": "source/digits"}, ["prepare.1", "transform belongs here"]),
     ("missing section", {"train": None}, ["train"]),
     ("unknown training", {"train.models": {"teacher": "big"}}, ["train.models.teacher", "big"]),
+    (
+        "an objective without its teacher",
+        {"train.objective": "distillation"},
+        ["train.objective", "distillation needs a teacher", "`models: {teacher: NAME}`", "`trainings`"],
+    ),
+    (
+        "an unknown teacher of a link",
+        {"compress.pruned.1": {"name": "recover/distill", "teacher": "big"}},
+        ["compress.pruned.1.teacher", "'big'", "dense"],
+    ),
+    (
+        "a link's objective under a learner that has none",
+        {"train.learner": "forward_forward", "compress.pruned.1": "recover/distill"},
+        ["compress pruned 1 recover/distill", "forward_forward has no place for distillation"],
+    ),
+    (
+        "a link that reads tokens under a learner that cannot",
+        {
+            "train.learner": "direct_feedback_alignment",
+            "compress.pruned.1": {"name": "recover/hybrid_distill", "mim_teacher": "dense"},
+        },
+        ["compress pruned 1 recover/hybrid_distill", "hybrid_distillation reads the activations of layers"],
+    ),
+    (
+        "a link without its second teacher",
+        {"compress.pruned.1": "recover/hybrid_distill"},
+        ["compress.pruned.1", "mim_teacher"],
+    ),
     ("text as a number", {"train.epochs": "3"}, ["train.epochs", "'3'", "integer"]),
     ("a fraction as a whole number", {"train.epochs": 3.0}, ["train.epochs", "3.0", "integer"]),
     ("true as a number", {"train.epochs": True}, ["train.epochs", "True", "integer"]),

@@ -357,3 +357,30 @@ def test_evaluators_go_along_the_kept_checkpoints(tmp_path: Path) -> None:
     pruned = session.plan.evaluation["pruned", "accuracy/top1"]
     assert "kept checkpoints" in not_auditable(session.store.folder(pruned.slot, pruned.key))
     assert result.summary.find("pruned", "accuracy/top1").reason  # type: ignore[union-attr]
+
+
+def test_what_looks_along_a_training_sees_each_epoch(tmp_path: Path) -> None:
+    from assay.flows import api
+    from assay.tasks.artifacts import load_result
+
+    along = [{"name": "dynamics/information_plane"}, {"name": "dynamics/opposing_signals", "size": 3}]
+    params = tree(
+        train={
+            "model": {"name": "mlp", "hidden": [6, 4], "activation": "tanh"},
+            "batches": {"name": "shuffled", "size": 40},
+            "epochs": 3,
+            "keep": ["all"],
+        },
+        evaluate=along,
+        prepare=["source/digits", {"name": "transform/subset", "train": 80, "test": 20}],
+    )
+    result = api.run(params, project=tmp_path, prefect=False, track=False)
+    session = api.open_session(params, project=tmp_path)
+    for entry in along:
+        ref = session.plan.evaluation["dense", entry["name"]]
+        found = load_result(session.store.folder(ref.slot, ref.key))
+        assert found.arrays["epoch"].tolist() == [0, 1, 2, 3]
+    page = result.report.read_text(encoding="utf-8")  # type: ignore[union-attr]
+    assert "bits_about_label over bits_about_input" in page
+    for name in ("layers.tanh1", "layers.tanh2", "output", "largest increase", "all others"):
+        assert f">{name}</text>" in page

@@ -15,9 +15,9 @@ from assay.plugins.problems.generation import Generation
 from assay.tasks import params as p
 from assay.tasks.artifacts import load_card, load_model, load_result, not_auditable
 from assay.tasks.export import export_onnx, session
+from assay.tasks.inference import Inference
 from assay.tasks.plan import make_plan
 from assay.tasks.serve import describe
-from assay.tasks.subject import Inference
 
 LABELLED = ["source/digits", {"name": "transform/subset", "train": 200, "test": 60}, "transform/normalize"]
 UNET = {"name": "time_unet", "width": 8, "depth": 1}

@@ -18,6 +18,7 @@ from torch import nn
 
 import assay
 from assay.flows import cli
+from assay.tasks import elsewhere
 from assay.tasks.params import read
 from assay.tasks.plan import Plan, make_plan
 
@@ -137,6 +138,7 @@ def test_keys_follow_weights_and_source_and_not_the_files_place(own: Any) -> Non
     changed = planned(own)
     assert changed.models["dense"] != first
     cell = changed.cells[changed.models["dense"].key]
+    assert elsewhere.stays(cell)  # the file is on this machine
     assert f"code.{own.module.stem}" in cell.ingredients
     state = load_file(own.folder / "w.safetensors")
     save_file({**state, "fc.bias": state["fc.bias"] + 1}, own.folder / "elsewhere.safetensors")

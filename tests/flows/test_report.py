@@ -19,7 +19,7 @@ from assay.plugins.contract import Attribution, Data, DataSpec, Number, Result, 
 from assay.tasks import artifacts, params
 from assay.tasks.cells import Ref
 from assay.tasks.plan import DENSE, RANDOM, Plan, make_plan
-from assay.tasks.report import arrays, maps, svg, view, words, write_report
+from assay.tasks.report import arrays, maps, plots, svg, view, words, write_report
 from assay.tasks.results import summarise
 from assay.tasks.store import Store
 from assay.tasks.summary import Row, Summary
@@ -364,6 +364,65 @@ def test_curves_find_their_axis_and_long_arrays_are_sorted() -> None:
     assert y[-1] == pytest.approx(0.95 * 499)
     assert (np.diff(y) > 0).all()
     assert x[-1] == pytest.approx(0.95)
+
+
+def test_arrays_with_named_columns_are_drawn_a_line_a_column() -> None:
+    layered: dict[str, np.ndarray] = {
+        "epoch": np.array([0, 5, 10]),
+        "layer": np.array(["first", "<last>"]),
+        "bits": np.array([[1.0, 2.0], [3.0, 4.0], [5.0, np.nan]]),
+        "other": np.ones((3, 2)),
+        "pair": np.arange(8).reshape(2, 4),  # no names for its columns
+        "plain": np.array([1.0, 2.0, 1.5]),
+    }
+    found = arrays.tables_of({"dense": layered, "pruned": {}})
+    assert [(one.title, one.note) for one in found] == [("bits", "dense"), ("other", "dense")]
+    bits = str(found[0].plot)
+    assert bits.count("<path") == 2
+    assert ">first</text>" in bits
+    assert ">&lt;last&gt;</text>" in bits
+    assert ">epoch</text>" in bits
+    assert "first: 3.00 at 5" in bits
+    assert arrays.tables_of({"dense": {name: a for name, a in layered.items() if name != "layer"}}) == []
+    # What is left are curves; the columns' names are not those of stations.
+    square = {**layered, "layer": np.array(["a", "b", "c"]), "bits": np.ones((3, 3)), "other": np.ones((3, 3))}
+    assert set(arrays._rest(square)) == {"epoch", "plain"}
+    drawn = arrays.curves_of({"dense": arrays._rest(square)}, {"dense": "red"})
+    assert [one.title for one in drawn] == ["plain"]
+    assert "(a)" not in str(drawn[0].plot)
+
+
+def test_a_plane_is_one_array_over_another() -> None:
+    layered: dict[str, np.ndarray] = {
+        "epoch": np.array([0, 5, 10]),
+        "plane": np.array(["bits_in", "bits_out"]),
+        "layer": np.array(["first", "last"]),
+        "bits_in": np.array([[4.0, 1.0], [3.0, 2.0], [2.0, 1.5]]),
+        "bits_out": np.array([[0.0, 0.1], [0.5, 0.6], [1.0, 0.9]]),
+    }
+    found = arrays.tables_of({"dense": layered})
+    assert [one.title for one in found] == ["bits_out over bits_in", "bits_in", "bits_out"]
+    plane = str(found[0].plot)
+    assert found[0].note == "dense, from the first epoch to the dot"
+    assert "last: 0.600 at 2 (epoch 5)" in plane
+    assert ">bits in</text>" in plane
+    assert ">bits out</text>" in plane
+    corners = [[float(v) for v in p.split()] for p in re.findall(r'd="M([^"]*)" class="curve"', plane)[0].split("L")]
+    assert corners[0][0] > corners[1][0] > corners[2][0]  # to the left as bits are lost,
+    assert corners[0][1] > corners[1][1] > corners[2][1]  # and up
+    unknown = arrays.tables_of({"dense": {**layered, "plane": np.array(["bits_in", "nowhere"])}})
+    assert [one.title for one in unknown] == ["bits_in", "bits_out"]
+
+
+def test_an_axis_of_growing_steps_is_logarithmic() -> None:
+    def places(epochs: list[float]) -> list[float]:
+        drawn = str(plots.curves([plots.Line("a", epochs, [1.0] * len(epochs), "red")], "epoch", "", str))
+        return [float(x) for x in re.findall(r'cx="([\d.]+)"', drawn)]
+
+    even = np.diff(places([0, 100, 200, 300, 400, 500]))
+    assert even == pytest.approx(even[0] * np.ones(5), abs=0.02)
+    growing = np.diff(places([0, 1, 2, 4, 8, 16, 32, 64, 128]))
+    assert growing == pytest.approx(growing[0] * np.ones(8), abs=0.02)
 
 
 def test_per_class_changes_are_against_the_dense_model(world: World) -> None:

@@ -160,11 +160,8 @@ class Executed:
     def run(self, cells: Sequence[Cell]) -> None:
         for cell in cells:
             if cell.key in self.bad:
-                raise CellFailed(f"{cell.key}: made to fail")
+                raise CellFailed(f"{cell.key}: made to fail", key=cell.key)
             self.done.append(cell.key)
-
-    def has(self, slot: str, key: str) -> bool:
-        return key in self.done
 
 
 def stub(key: str, *needs: str, group: str = "", exclusive: bool = False) -> Cell:
@@ -193,7 +190,7 @@ def test_a_failed_cell_stops_what_needs_it_and_nothing_else() -> None:
         stub("other"),
     ]
     executed: Any = Executed({"bad"})
-    ledger = groups.Ledger(executed, executed)
+    ledger = groups.Ledger(executed)
     parts = groups.group({cell.key: cell for cell in cells}, {cell.key: 1 for cell in cells})
     order: list[str] = []
 
@@ -207,6 +204,59 @@ def test_a_failed_cell_stops_what_needs_it_and_nothing_else() -> None:
     assert order == ["first", "second", "last", "other", "measure"]
     assert executed.done == ["a", "b", "after-b", "other", "measure"]
     assert ledger.failures == dict.fromkeys(("bad", "after-bad", "after-both", "last"), "bad: made to fail")
+
+
+# several machines
+
+
+def test_points_that_are_in_the_remote_are_hits(tmp_path: Path) -> None:
+    """Of another machine's sweep, and of its runs; what is damaged there is named and computed again."""
+    remote = tmp_path / "remote"
+    tree = {**PARAMS, "store": {"remote": f"file://{remote}"}}
+    folders = {name: tmp_path / name for name in ("one", "two", "three", "four")}
+    for folder in folders.values():
+        folder.mkdir()
+    quiet = {"prefect": False, "track": False}
+    one = assay.sweep(GOOD, tree, project=folders["one"], **quiet)
+    assert one.computed == one.total
+    two = assay.sweep(GOOD, tree, project=folders["two"], **quiet)
+    assert (two.computed, two.id) == (0, one.id)
+    assert [p.summary.to_json() for p in two.points] == [p.summary.to_json() for p in one.points]
+    stores = [Store(folders[name] / ".assay" / "store") for name in ("one", "two")]
+    there, brought = ({(slot, key) for slot, key, _ in store.artifacts()} for store in stores)
+    assert brought < there  # what only a link asked for stays where it is
+
+    overrides = [f"{SPARSITY}=0.9"]
+    ran = assay.run(tree, overrides=overrides, project=folders["three"], **quiet)
+    assert 0 < ran.computed < ran.total
+    more = assay.sweep([*GOOD, {SPARSITY: 0.9}], tree, project=folders["two"], **quiet)
+    assert more.computed == 0
+
+    for path in (remote / "train").rglob("model.safetensors"):
+        path.write_bytes(b"spoilt")
+    four = assay.sweep(GOOD, tree, project=folders["four"], **quiet)
+    assert 0 < four.computed < one.computed
+    assert any("was damaged in the remote (model.safetensors) and taken out" in note for note in four.notes)
+
+
+def test_a_remote_that_goes_away_fails_the_points_that_need_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An artifact that is computed and cannot be sent is a cell that failed, and not the next one."""
+    from assay.tasks.remote import Remote, RemoteFailed
+
+    push = Remote.push
+
+    def refuse(self: Remote, ref: Ref) -> None:
+        if ref.slot.startswith("compress"):
+            raise RemoteFailed("the bucket is full")
+        push(self, ref)
+
+    monkeypatch.setattr(Remote, "push", refuse)
+    tree = {**PARAMS, "store": {"remote": f"file://{tmp_path / 'remote'}"}}
+    tree["compress"] = {"pruned": tree["compress"]["pruned"][:1]}
+    result = assay.sweep([*GOOD, {"evaluate": [], "attribute": {}, "compress": {}, "gates": []}], tree,
+                         project=tmp_path, prefect=False, track=False)  # fmt: skip
+    reasons = ["compress pruned 0 prune/magnitude: the bucket is full"] * 2
+    assert [point.failure for point in result.points] == [*reasons, ""]
 
 
 # what is written

@@ -204,3 +204,12 @@ def test_a_dry_run(project: Any, capsys: Any) -> None:
     assert "point 2: compress.pruned.0.sparsity=0.6" in out
     assert "2 points" in out
     assert not (project.folder / "data").exists()
+
+
+def test_a_dry_run_does_not_ask_the_remote(project: Any, capsys: Any) -> None:
+    url = f"file://{project.folder / 'remote'}"
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["sweep", GRID, "seed=0,1", "--set", f"store.remote={url}", "--dry-run"])
+    assert ended.value.code == 0
+    assert f"{url} was not asked" in capsys.readouterr().out
+    assert not (project.folder / "remote").exists()

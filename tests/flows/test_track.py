@@ -490,4 +490,4 @@ def test_names_that_mlflow_takes(tmp_path: Path) -> None:
     odd = tmp_path / "my project: v2/é"
     assert track.experiment_name(odd.parent) == "my-project--v2"
     assert track.registered_name(tmp_path / "a b", "slim-int8") == "a-b-slim-int8"
-    assert message._metric_name("smooth_grad#2:rank.at (5)") == "smooth_grad_2/rank.at _5_"
+    assert message.metric_name("smooth_grad#2:rank.at (5)") == "smooth_grad_2/rank.at _5_"

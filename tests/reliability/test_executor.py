@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -22,11 +23,12 @@ from assay.flows.executor import CellFailed, Executor, Nobody
 from assay.flows.local import dependencies, run_groups
 from assay.flows.machine import machine_lock
 from assay.flows.workers import Stopped
-from assay.tasks import job
+from assay.plugins.contract import BadInput
+from assay.tasks import compute, job
 from assay.tasks.artifacts import write_json
 from assay.tasks.cells import Cell, Env
 from assay.tasks.closure import read_source
-from assay.tasks.compute import compute_one
+from assay.tasks.compute import Stale, compute_one
 from assay.tasks.store import Store
 
 STUBS = """
@@ -46,7 +48,7 @@ def work(job):
     store = Store(Path(job.spec["root"]))
     missing = [cell for cell in asked if not store.has(cell.slot, cell.key)]
     if missing:
-        raise Pending(missing)
+        raise Pending(missing, job.spec["may_fail"])
     note(job, "begin")
     time.sleep(job.spec["seconds"])
     dying = Path(job.spec["journal"]).with_name(job.spec["name"] + ".dies")
@@ -70,12 +72,20 @@ class Stage:
         self.store = Store(folder / ".assay" / "store")
         self.journal = folder / "journal"
 
-    def cell(self, name: str, asks: Sequence[Cell] = (), seconds: float = 0.0, exclusive: bool = False) -> Cell:
+    def cell(
+        self,
+        name: str,
+        asks: Sequence[Cell] = (),
+        seconds: float = 0.0,
+        exclusive: bool = False,
+        may_fail: bool = False,
+    ) -> Cell:
         """A cell that notes when it computes."""
         asked = [cell.to_json() for cell in asks]
         spec = {
             "name": name,
             "asks": asked,
+            "may_fail": may_fail,
             "seconds": seconds,
             "root": str(self.store.root),
             "journal": str(self.journal),
@@ -141,6 +151,30 @@ def test_what_is_asked_for_fails_with_its_own_message(stage: Stage) -> None:
     with stage.executor() as executor, pytest.raises(CellFailed, match="bad: RuntimeError: made to fail"):
         in_time(60, lambda: run_groups(groups, executor.run))
     assert stage.store.has("train", "fine")
+
+
+def test_what_may_fail_is_told_once(stage: Stage) -> None:
+    """One that asks again for what it was told has failed, as no method does, ends instead of asking for ever."""
+    asking = stage.cell("asking", [stage.cell("bad"), stage.cell("fine")], may_fail=True)
+    with stage.executor() as executor, pytest.raises(CellFailed, match="bad: RuntimeError: made to fail") as caught:
+        in_time(60, lambda: executor.run([asking]))
+    assert caught.value.reason == "RuntimeError: made to fail"
+    assert stage.store.has("train", "fine")
+    assert len(stage.times("begin")["bad"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ValueError("a wrong shape"), "ValueError: a wrong shape"),
+        (BadInput("no such layer"), "no such layer"),
+        (MemoryError("too large"), ""),
+        (Stale("the source changed"), ""),
+        (OSError(errno.ENOSPC, "no space"), ""),
+    ],
+)
+def test_a_fault_of_the_machine_or_the_code_is_none_of_a_points(stage: Stage, error: Exception, reason: str) -> None:
+    assert compute._failed(stage.cell("one"), error, 1.0, stage.store).reason == reason
 
 
 def test_a_failure_stops_only_what_depends_on_it(stage: Stage) -> None:

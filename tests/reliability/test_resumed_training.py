@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 import torch
 
+from assay.plugins import registry
 from assay.plugins.contract import Data, DataSpec, Split
 from assay.tasks import training
 from assay.tasks.artifacts import save_data
 from assay.tasks.askable import effective, problem_name
 from assay.tasks.cells import recipe_spec
 from assay.tasks.checkpoint import load_checkpoint, save_checkpoint
-from assay.tasks.job import Job, prepare_process
+from assay.tasks.job import MODEL, Job, prepare_process
 from assay.tasks.params import Params, validate
 
 EPOCHS, BATCH, EXAMPLES = 3, 16, 70
@@ -61,12 +62,22 @@ RECIPES: dict[str, dict[str, Any]] = {
     "grownet": {"learner": {"name": "grownet", "stages": 3}, "around": ["ema"]},
     "implicit differentiation": {"learner": {"name": "implicit_diff", "every": 2, "terms": 2}},
     "diffusion_noise": {"augment": ["diffusion_noise"]},
+    "masked image modelling": {
+        "model": {"name": "vit", "dim": 8, "depth": 1, "heads": 2},
+        "objective": "masked_image_modelling",
+    },
+    "hybrid distillation": {
+        "model": {"name": "vit", "dim": 8, "depth": 1, "heads": 2},
+        "objective": {"name": "hybrid_distillation", "heads": 2},
+        "models": {"teacher": "wide", "mim_teacher": "wide"},
+    },
     "channels_last": {"model": {"name": "small_cnn", "width": 8}, "channels_last": True},
 }
 
 
 DRAWS = ("time_unet", "time_mlp", "gan")
 """Models of generation."""
+TEACHER: dict[str, Any] = {"model": {"name": "vit", "dim": 16, "depth": 2, "heads": 2}, "epochs": 0}
 
 
 class Killed(Exception):
@@ -75,7 +86,7 @@ class Killed(Exception):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data set artifact of random images; in `draws` the same to be drawn anew."""
+    """A data set artifact of random images; in `draws` the same to be drawn anew, in `teacher` a training on them."""
     rng = np.random.default_rng(0)
     splits = {
         name: Split({"x": rng.random((n, 1, 8, 8), dtype=np.float32), "y": np.arange(n) % 4, "group": np.arange(n) % 2})
@@ -85,6 +96,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     spec = DataSpec(shape=(1, 8, 8), classes=tuple("abcd"))
     save_data(folder, Data(spec, splits))
     save_data(folder / "draws", Data(spec.model_copy(update={"problem": "generation"}), splits))
+    train(folder / "teacher", folder, recipe(TEACHER))
     return folder
 
 
@@ -95,7 +107,7 @@ def recipe(changes: dict[str, Any]) -> dict[str, Any]:
     train["batches"] = {"name": "shuffled", "size": BATCH}
     prepare = ["source/digits", "transform/validation_split"]
     prepare += ["transform/generation"] if train["model"]["name"] in DRAWS else []
-    params: Params = validate({"prepare": prepare, "train": train, "compress": {}})
+    params: Params = validate({"prepare": prepare, "train": train, "trainings": {"wide": TEACHER}})
     return recipe_spec(effective(params)[0].train, problem_name(params.prepare))
 
 
@@ -108,10 +120,12 @@ def train(folder: Path, data: Path, spec: dict[str, Any], stop_at: int | None = 
 
     work, out = folder, folder / "artifact"
     out.mkdir(parents=True, exist_ok=True)
+    roles = registry.load(spec["objective"]["id"]).card.roles
+    teachers = {f"{MODEL}{role}": data / "teacher" / "artifact" for role in roles}
     data = data / "draws" if spec["problem"]["id"] == "problems/generation" else data
     prepare_process(0, 1)
     torch.randn(random.Random(str(stop_at)).randrange(99))  # no process finds the global generator as another
-    training.train(Job({"recipe": spec, "seed": 0}, {"data": data}, out, work, progress=progress))
+    training.train(Job({"recipe": spec, "seed": 0}, {"data": data, **teachers}, out, work, progress=progress))
 
 
 def contents(folder: Path) -> dict[str, bytes]:

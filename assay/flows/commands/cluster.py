@@ -56,7 +56,6 @@ def worker(pool: str, params: Path, limit: int, name: str) -> None:
     checked = p.read(params)
     project = params.resolve().parent
     settings.apply(project)
-    (project / ".assay").mkdir(exist_ok=True)
     url = server.ensure_server(project)
     os.environ.setdefault("PREFECT_WORKER_QUERY_SECONDS", "2")
     os.environ.update(

@@ -67,7 +67,8 @@ def source_for(origin: str, overrides: Sequence[str]) -> Any:
     if not path.exists():
         raise BadInput(f"{origin}: no such file or folder, and no source (those begin with source/)")
     arrays = path.suffix in (".npz", ".npy") or any(path.glob("*.npy"))
-    name = "source/arrays" if arrays else "source/image_folder"
+    saved = any((path / file).is_file() for file in ("dataset_dict.json", "state.json")) or any(path.rglob("*.parquet"))
+    name = "source/arrays" if arrays else "source/huggingface" if saved else "source/image_folder"
     return _source({"name": name, "path": origin, **fields})
 
 

@@ -50,7 +50,8 @@ def methods_show(id: str, as_json: bool) -> None:
     card = found["card"]
     console.print(f"[bold]{id}[/]  {escape(card['title'])}", highlight=False)
     console.print(f"\n{escape(found['about'])}\n", highlight=False)
-    for name in ("paper", "claim", "verdict", "problems", "needs", "drops", "gives", "refuses", "library", "extra"):
+    listed = ("problems", "needs", "roles", "drops", "gives", "refuses")
+    for name in ("paper", "claim", "verdict", *listed, "library", "extra"):
         value = card.get(name)
         if value and value not in (["any"], ("any",)):
             shown = ", ".join(value) if isinstance(value, list | tuple) else value

@@ -41,8 +41,8 @@ def exported_file(session: Session, model: str) -> Path | None:
 
 def inference(session: Session) -> Any:
     """How the run's models predict. Raises BadInput where a model that the method asks is not computed."""
+    from assay.tasks.inference import Inference
     from assay.tasks.params import named_by
-    from assay.tasks.subject import Inference
 
     plan, store = session.plan, session.store
     method = plan.params.predict

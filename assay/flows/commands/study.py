@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from assay.flows.commands.runs import command_line, number, print_json, screen
@@ -56,13 +58,16 @@ def study(
     force: bool,
     as_json: bool,
     server: bool,
+    pool: str,
+    runner: str,
 ) -> None:
     """Runs a study or a search and prints its answer, its numbers and its table."""
     method = method_of(kind, name, given)
     space = None if axes is None else space_of(axes)
     console = screen()
     with contextlib.redirect_stdout(sys.stderr):  # what libraries print is not the answer
-        found = run_study(kind, method, params, overrides, space, force, None, command_line(), server, as_json, console)
+        asked = (kind, method, params, overrides, space, force, None, command_line())
+        found = run_study(*asked, server, True, as_json, console, pool, runner)
     if as_json:
         print_json(answer(found))
         return
@@ -71,15 +76,17 @@ def study(
     if columns:
         shown = Table(*columns)
         for row in zip(*columns.values(), strict=True):
-            shown.add_row(*row)
+            shown.add_row(*map(escape, row))
         console.print(shown)
     for key, one in found.result.numbers.items():
         console.print(f"{key}: {number(one.value, one.unit)}  [dim]{one.definition}[/]", highlight=False)
     if kind == "study":
         console.print(f"[bold]{found.answer}[/]", highlight=False)
     else:
-        sets = " ".join(f"--set 'train.{path}={value}'" for path, value in found.answer.items())
+        sets = " ".join(f"--set {shlex.quote(text)}" for text in found.sets)
         console.print(f"best: assay run {sets}", highlight=False, markup=False, soft_wrap=True)
+    for note in found.notes:
+        console.print(note, highlight=False, markup=False, soft_wrap=True, style="yellow")
     console.print(f"page: {found.page}", highlight=False, soft_wrap=True)
 
 
@@ -93,4 +100,5 @@ def answer(found: Study) -> dict[str, Any]:
         "seconds": round(found.seconds, 2),
         "numbers": {name: one.value for name, one in found.result.numbers.items()},
         "table": table_of(found.result),
+        "notes": list(found.notes),
     }

@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from assay.flows.commands.runs import command_line, number, print_json, screen
+from assay.flows.runners import open_pool
+from assay.flows.session import project_of
 from assay.flows.sweep import SweepResult, plan_sweep, run_sweep
 from assay.flows.sweep.points import Sweep
 from assay.tasks.report.sweep import gates, maps
@@ -34,6 +36,8 @@ def sweep(
     dry_run: bool,
     as_json: bool,
     server: bool,
+    pool: str,
+    runner: str,
 ) -> int:
     """Runs the points, or with `dry_run` only plans them; returns the exit code."""
     points = product(
@@ -43,11 +47,12 @@ def sweep(
     )
     asked = (points, params, overrides or (), metrics or (), variant, None, command_line())
     if dry_run:
-        show_plan(plan_sweep(*asked), as_json)
+        with open_pool(project_of(params, None), pool, runner, server) as machines:
+            show_plan(plan_sweep(*asked, machines.device() if machines else None), as_json)
         return 0
     console = screen()
     with contextlib.redirect_stdout(sys.stderr):  # what libraries print is not the answer
-        result = run_sweep(*asked, server, True, as_json, console)
+        result = run_sweep(*asked, server, True, as_json, console, pool, runner)
     if as_json:
         print_json(answer(result))
     else:
@@ -72,7 +77,7 @@ def answer(result: SweepResult) -> dict[str, Any]:
 
 def show_plan(planned: Sweep, as_json: bool) -> None:
     """Prints the points, and how many of their cells must run."""
-    status = planned.statuses(check=False)
+    status = planned.statuses()
     missing = planned.missing(status)
     run_first = Counter(missing.values())
     rows = [(part, len(part.plan.cells), run_first[part.point.number]) for part in planned.parts]
@@ -87,7 +92,9 @@ def show_plan(planned: Sweep, as_json: bool) -> None:
     for part, total, run in rows:
         text = f"point {part.point.number}: {part.point.name}  ({total} cells, {run} to run that none before it needs)"
         console.print(text, highlight=False, markup=False)
-    hits = sum(item.hit for item in status.values())
+    if planned.session.remote is not None:
+        console.print(f"{planned.session.remote.url} was not asked", highlight=False, style="dim", soft_wrap=True)
+    hits = sum(item.hit for item in status)
     all_ = f"{len(planned.parts)} points, {len(planned.cells)} cells: {len(missing)} to run, {hits} hits"
     console.print(f"{all_} (sweep {planned.id})", highlight=False)
 

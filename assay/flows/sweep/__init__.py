@@ -11,12 +11,12 @@ from typing import Any
 
 from rich.console import Console
 
-from assay.flows.session import GATE_FAILED
+from assay.flows.session import GATE_FAILED, exchange, project_of
 from assay.flows.sweep.points import Sweep, materialise, open_sweep
 from assay.plugins.values import BadInput
 from assay.tasks import params as p
 from assay.tasks.plan import DENSE
-from assay.tasks.status import mark_used
+from assay.tasks.status import mark_used, verify
 from assay.tasks.sweep import make_points
 from assay.tasks.sweep_table import PointResult, SweepTable, check_metric, parse_metric
 
@@ -69,10 +69,12 @@ def plan_sweep(
     variant: str = "",
     project: str | Path | None = None,
     command: str | None = None,
+    device: str | None = None,
 ) -> Sweep:
-    """Checks and plans a sweep; computes nothing. Raises BadInput, for all points at once."""
+    """Checks and plans a sweep, for `device` where it is to be computed elsewhere; computes nothing. Raises
+    BadInput, for all points at once."""
     chosen = [parse_metric(text) for text in metrics]
-    sweep = open_sweep(make_points(points, overrides), params, overrides, project, command)
+    sweep = open_sweep(make_points(points, overrides), params, overrides, project, command, device)
     for metric in chosen:
         check_metric(metric, [part.session.params for part in sweep.parts])
     known = dict.fromkeys(name for part in sweep.parts for name in (DENSE, *part.plan.variants))
@@ -93,6 +95,8 @@ def run_sweep(
     track: bool = True,
     quiet: bool = True,
     console: Console | None = None,
+    pool: str = "",
+    runner: str = "local",
 ) -> SweepResult:
     """Runs the pipeline on many points, each a mapping of path to value (`{"train.optimizer.lr": 0.01}`) that
     is set in the params, and returns their numbers and page.
@@ -100,35 +104,36 @@ def run_sweep(
     Cells that points have in common are computed once, and what is there already not again. A point that
     fails has its reason in the result; the others go on. `metrics` names numbers to look at beside the
     headline number (`gradient:rank`, `accuracy/top1.drop`), `variant` the only one to look at. Nothing is
-    registered and `dvc.lock` stays as it is. Raises BadInput (exit code 2) before anything runs, where any
-    point's params are wrong; AssayError (1).
+    registered and `dvc.lock` stays as it is. `pool` and `runner` say where cells compute, as for a run. Raises
+    BadInput (exit code 2) before anything runs, where any point's params are wrong; AssayError (1).
     """
-    from assay.flows.executor import Executor
+    from assay.flows.api import get_ready
     from assay.flows.progress import Screen
+    from assay.flows.runners import open_executor, open_pool
     from assay.flows.sweep import groups
-    from assay.tasks.track import Sender
 
     begun = time.monotonic()
-    sweep = plan_sweep(points, params, overrides, metrics, variant, project, command)
-    session = sweep.session
     console = console or Console(stderr=True)
     with contextlib.ExitStack() as stack:
-        executor = stack.enter_context(
-            Executor(session.store, session.downloads, session.workers, session.params.threads, session.command)
-        )
+        machines = stack.enter_context(open_pool(project_of(params, project), pool, runner, prefect))
+        device = machines.device() if machines else None
+        sweep = plan_sweep(points, params, overrides, metrics, variant, project, command, device)
+        session = sweep.session
+        executor = stack.enter_context(open_executor(session, sweep.cells.values(), machines, runner, console))
         materialise(sweep)
-        missing = sweep.missing(sweep.statuses())
+        status = exchange(session.remote, sweep, verify(sweep.statuses(), session.store))
+        missing = sweep.missing(status)
         parts = groups.group(sweep.cells, missing)
         executor.warm(len(parts))
-        sender = stack.enter_context(Sender(session.project)) if parts and track else None
-        ledger = groups.Ledger(executor, session.store)
+        sender = stack.enter_context(get_ready(session.project, prefect, track)) if parts else None
+        ledger = groups.Ledger(executor)
         screen = Screen(len(missing), session.store, console, quiet)
         executor.watcher = groups.Named(screen, missing)
         with screen:
             if prefect and parts:
-                groups.run_flow(session.project, sweep.id, parts, ledger, 2 * session.workers)
+                groups.run_flow(session.project, sweep.id, parts, ledger)
             else:
-                groups.run_local(parts, ledger, 2 * session.workers)
+                groups.run_local(parts, ledger)
         executor.stop()
         mark_used(sweep.cells.values(), session.store)
         table, page, notes = _finish(sweep, ledger.failures, metrics, variant, track, sender)
@@ -138,17 +143,13 @@ def run_sweep(
 def _finish(
     sweep: Sweep, failures: Mapping[str, str], metrics: Sequence[str], variant: str, track: bool, sender: Any
 ) -> tuple[SweepTable, Path, list[str]]:
+    from assay.flows.finish import send
     from assay.flows.sweep import finish
-    from assay.tasks import track as tracking
 
     session = sweep.session
     table = finish.tabulate(sweep, failures, [parse_metric(text) for text in metrics], variant)
     page = finish.write(sweep, table)
-    notes = []
-    if track:
-        finish.enqueue(sweep, table, page)
-        _, waiting = tracking.sync(session.project, sender)
-        if waiting:
-            uri = tracking.without_password(tracking.tracking_uri(session.project))
-            notes.append(f"MLflow did not take {waiting} runs at {uri}: `assay track sync` sends them later")
-    return table, page, notes
+    if not track:
+        return table, page, session.notes
+    finish.enqueue(sweep, table, page)
+    return table, page, [*session.notes, *send(session, sender)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import heapq
 import threading
@@ -13,12 +14,11 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+from assay.flows.elsewhere import THREADS
 from assay.flows.executor import CellFailed, Executor, Watcher
-from assay.flows.server import ensure_server, in_use
+from assay.flows.pipeline import on_server
 from assay.tasks.cells import Cell
-from assay.tasks.store import Store
 
-THREADS = 64
 Groups = Mapping[str, Sequence[Cell]]
 # The flow's own run: tasks get small JSON (names, keys), never cells or the executor.
 _current: dict[str, tuple[Ledger, Groups]] = {}
@@ -30,8 +30,8 @@ class Ledger:
     `failures` maps the key of each cell that failed, or needs one that did, to the first failure's message.
     """
 
-    def __init__(self, executor: Executor, store: Store):
-        self.executor, self.store = executor, store
+    def __init__(self, executor: Executor):
+        self.executor = executor
         self.failures: dict[str, str] = {}
         self._lock = threading.Lock()
 
@@ -43,10 +43,9 @@ class Ledger:
                 self.executor.run(rest)
                 break
             except CellFailed as error:
-                done = next(i for i, cell in enumerate(rest) if not self.store.has(cell.slot, cell.key))
                 with self._lock:
-                    self.failures[rest[done].key] = str(error)
-                rest = rest[done + 1 :]
+                    self.failures[error.key] = str(error)
+                rest = rest[1 + next(i for i, cell in enumerate(rest) if cell.key == error.key) :]
         failed = [self.failures[cell.key] for cell in cells if cell.key in self.failures]
         if failed:
             raise CellFailed(failed[0])
@@ -86,7 +85,8 @@ def group(cells: Mapping[str, Cell], points: Mapping[str, int]) -> dict[str, lis
     """The cells to compute by point and group, in order; `points` maps their keys to points."""
     found: dict[str, list[Cell]] = {}
     for key, number in points.items():
-        found.setdefault(f"point {number}: {cells[key].group}", []).append(cells[key])
+        name = f"point {number}: {cells[key].group}"
+        found.setdefault(name, []).append(replace(cells[key], group=name))
     return found
 
 
@@ -139,10 +139,11 @@ def _tell(ended: SimpleQueue[str], name: str, future: object) -> None:
 # without a server, and with one
 
 
-def run_local(groups: Groups, ledger: Ledger, limit: int) -> None:
+def run_local(groups: Groups, ledger: Ledger) -> None:
     """Runs the groups on threads. Where the wait is interrupted (Ctrl-C) those that run are left to the
     caller, who stops them."""
-    threads = ThreadPoolExecutor(min(limit, THREADS))
+    limit = min(ledger.executor.at_once, THREADS)
+    threads = ThreadPoolExecutor(limit)
     futures = {}
 
     def submit(name: str) -> Any:
@@ -150,7 +151,7 @@ def run_local(groups: Groups, ledger: Ledger, limit: int) -> None:
         return futures[name]
 
     try:
-        in_order(groups, submit, min(limit, THREADS))
+        in_order(groups, submit, limit)
     finally:
         threads.shutdown(wait=False, cancel_futures=True)
     for future in futures.values():
@@ -163,19 +164,16 @@ def _unless_a_cell_failed(error: BaseException | None) -> None:
         raise error
 
 
-def run_flow(project: Path, id: str, groups: Groups, ledger: Ledger, limit: int) -> None:
-    """Runs the groups as tasks of one flow run on the project's Prefect server."""
-    url = ensure_server(project)
+def run_flow(project: Path, id: str, groups: Groups, ledger: Ledger) -> None:
+    """Runs the groups as tasks of one flow run on the project's Prefect server. Raises AssayError where the
+    server goes away."""
     flow = make_flow()
-    from prefect.settings import PREFECT_API_URL, temporary_settings
-
+    devices = {cell.env.device for cells in groups.values() for cell in cells}
     _current[id] = (ledger, groups)
     try:
-        # Prefect read its settings when it was imported, maybe for another project's server.
-        with in_use(project), temporary_settings(updates={PREFECT_API_URL: url}):
-            flow(sweep=id, limit=min(limit, THREADS))
-    except CellFailed:
-        pass  # the flow is marked as failed; the ledger knows the rest
+        with on_server(project, ledger.executor, devices), contextlib.suppress(CellFailed):
+            # A failed cell marks the flow as failed; the ledger knows the rest.
+            flow(sweep=id, limit=min(ledger.executor.at_once, THREADS))
     finally:
         del _current[id]
 

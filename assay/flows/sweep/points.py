@@ -6,7 +6,7 @@ import contextlib
 import gc
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,10 @@ from assay.plugins.registry import UnknownMethod
 from assay.plugins.values import BadInput
 from assay.tasks import params as p
 from assay.tasks import settings
-from assay.tasks.cells import Cell
+from assay.tasks.cells import Cell, Ref
 from assay.tasks.plan import Plan, make_plan
-from assay.tasks.status import Status, needed, statuses, verify
+from assay.tasks.remote import open_remote
+from assay.tasks.status import Status, needed, statuses
 from assay.tasks.store import Store, store_root
 from assay.tasks.sweep import Faults, Point, tree_of
 from assay.tasks.versions import source_meta
@@ -53,7 +54,7 @@ class Sweep:
 
     @property
     def session(self) -> Session:
-        """The first point's session: project, store and command are the same for all."""
+        """The first point's session: project, store, remote and command are the same for all."""
         return self.parts[0].session
 
     @property
@@ -62,6 +63,11 @@ class Sweep:
         lines = sorted(f"{part.point.id} {part.plan.id}" for part in self.parts)
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
+    @property
+    def answers(self) -> list[Ref]:
+        """Where the answers of all points are."""
+        return list(dict.fromkeys(ref for part in self.parts for ref in part.plan.answers))
+
     def merge(self) -> None:
         """Collects the cells of all points; plans then share what is equal."""
         self.cells = {}
@@ -69,19 +75,17 @@ class Sweep:
             for key, cell in part.plan.cells.items():
                 part.plan.cells[key] = self.cells.setdefault(key, cell)
 
-    def statuses(self, check: bool = True) -> dict[str, Status]:
-        """The state of every cell by key; where asked, hits are checked against their manifests."""
-        whole = replace(self.session.plan, cells=self.cells)
-        store = self.session.store
-        found = statuses(whole, store, {})
-        return {item.cell.key: item for item in (verify(found, store) if check else found)}
+    def statuses(self) -> list[Status]:
+        """The state of every cell."""
+        return statuses(self, self.session.store, {})
 
-    def missing(self, status: Mapping[str, Status]) -> dict[str, int]:
+    def missing(self, status: Sequence[Status]) -> dict[str, int]:
         """The keys of the cells to compute, in an order in which they can be, each with the number of the
         first point that needs it."""
+        by_key = {item.cell.key: item for item in status}
         found: dict[str, int] = {}
         for part in self.parts:
-            for key in needed(part.plan, [status[key] for key in part.plan.cells]):
+            for key in needed(part.plan, [by_key[key] for key in part.plan.cells]):
                 found.setdefault(key, part.point.number)
         return found
 
@@ -92,9 +96,10 @@ def open_sweep(
     overrides: Sequence[str],
     project: str | Path | None,
     command: str | None,
+    device: str | None = None,
 ) -> Sweep:
-    """Reads, checks and plans every point. Reads no data. Raises BadInput, one line a fault, naming the
-    points that have it."""
+    """Reads, checks and plans every point, for `device` where the machines that compute it are others. Reads no
+    data. Raises BadInput, one line a fault, naming the points that have it."""
     tree, file = raw_tree(params, overrides)
     root = project_of(file, project)
     settings.apply(root)
@@ -106,7 +111,7 @@ def open_sweep(
             try:
                 own = tree_of(tree, point)
                 checked = p.validate(own, str(file or "params"))
-                plan = make_plan(checked, root, device_of(checked))
+                plan = make_plan(checked, root, device_of(checked, device))
                 store = Store(store_root(checked.store.root, root))
             except (BadInput, UnknownMethod) as error:
                 faults.add(point, error)
@@ -114,6 +119,8 @@ def open_sweep(
                 parts.append(Part(point, Session(root, checked, plan, store, own, file, shown, overrides)))
     faults.refuse()
     _check_sources(parts)
+    first = parts[0].session
+    first.remote = open_remote(first.params.store.remote, first.store)
     sweep = Sweep(parts, tree)
     sweep.merge()
     return sweep
@@ -179,7 +186,7 @@ def _plan_again(parts: Sequence[Part], root: Path) -> None:
         for part in parts:
             params = part.session.params
             try:
-                part.session.plan = make_plan(params, root, device_of(params))
+                part.session.plan = make_plan(params, root, part.plan.env.device)
             except BadInput as error:
                 faults.add(part.point, error)
     faults.refuse()

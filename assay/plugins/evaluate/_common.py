@@ -28,8 +28,9 @@ def predictions(subject: Subject, split: Split, ctx: Context) -> Tensor:
 
 
 def labels(split: Split) -> Tensor:
-    """The true classes of a split, int64 (N,)."""
-    return torch.from_numpy(np.asarray(split.fields["y"]).astype(np.int64))
+    """The true classes of a split, int64 (N,); the likeliest ones where it has probabilities (N, classes)."""
+    y = np.asarray(split.fields["y"])
+    return torch.from_numpy((y.argmax(axis=1) if y.dtype.kind == "f" else y).astype(np.int64))
 
 
 def rows(values: Tensor | np.ndarray) -> np.ndarray:

@@ -107,6 +107,23 @@ def batch_independence(case: Case) -> None:
             close(whole[part], call(model, batch.take(torch.tensor(part))), f"examples {part} apart")
 
 
+@promise("predict")
+def gradient(case: Case) -> None:
+    """A gradient reaches the inputs and is finite, so that predictions can be explained and attacked; where the
+    card drops `grad` none does."""
+    dropped = "grad" in case.cls.card.drops
+    for world, call in asked(case):
+        batch = world.images()
+        x = batch.x.detach().requires_grad_()
+        values = call(world.model(), batch.replace(x=x))
+        found = torch.autograd.grad(values.sum(), x, allow_unused=True)[0] if values.requires_grad else None
+        if dropped:
+            demand(found is None, "its card drops `grad`, and a gradient reaches the inputs")
+            continue
+        demand(found is not None and found.any(), "no gradient reaches the inputs: its card must drop `grad`")
+        demand(torch.isfinite(found).all(), "the gradient of the inputs is not finite")  # type: ignore[arg-type]
+
+
 @promise("attribute/saliency")
 def map_shape(case: Case) -> None:
     """Values over the input are finite floats (N, H, W), others have one row an example."""

@@ -19,6 +19,7 @@ from assay.plugins.contract import (
     Attribution,
     Batch,
     Card,
+    Failed,
     Number,
     Objective,
     Optimizer,
@@ -30,6 +31,9 @@ from assay.plugins.contract import (
 )
 from assay.plugins.testing.base import Case, Skipped, context
 from assay.plugins.testing.worlds import World, all_worlds, train_steps
+
+ROLES = ("teacher", "mim_teacher", "guide", "judge")
+"""Roles of the named models that methods are given."""
 
 
 class TinyObjective(Objective):
@@ -174,6 +178,16 @@ class TinyLab:
         self.asked.append(list(asks))
         return [self._train(ask) for ask in asks]
 
+    def attempt(self, asks: Sequence[Ask]) -> list[Trained | Failed]:
+        """A short training each; none fails."""
+        return [*self.train(asks)]
+
+    def measure(
+        self, asks: Sequence[Ask], evaluators: Sequence[str | Mapping[str, Any]]
+    ) -> list[list[Result | Failed]]:
+        """The mean loss of each ask's model, whatever was asked for."""
+        return [[self.evaluate(trained.model, each) for each in evaluators] for trained in self.train(asks)]
+
     def evaluate(self, model: nn.Module, evaluator: str | Mapping[str, Any]) -> Result:
         """The mean loss on the test split, whatever was asked for."""
         batch = self.data.test.batch(slice(0, len(self.data.test)))
@@ -187,15 +201,14 @@ class TinyLab:
         train_steps(model, self.world, ask.seed or 0, steps=2)
         first = copy.deepcopy(start)
         kept = {"epoch-00000": first, "epoch-00001": model}
-        return Trained(
-            model, [{"epoch": 1, "loss": 1.0}], lambda name: copy.deepcopy(kept[name]), list(kept), self.data
-        )
+        history = [{"epoch": 1, "loss": 1.0, "validation_error": 0.5}]
+        return Trained(model, history, lambda name: copy.deepcopy(kept[name]), list(kept), self.data)
 
 
 @functools.lru_cache(maxsize=8)
 def named_models(world: World) -> Mapping[str, nn.Module]:
     """Frozen models under the roles that a recipe may give; shared, as a method must not change them."""
-    return {role: world.model(3).requires_grad_(False) for role in ("teacher", "guide", "judge")}
+    return {role: world.model(3).requires_grad_(False) for role in ROLES}
 
 
 def plain_context(world: World, seed: int = 0, **more: Any) -> Any:

@@ -269,7 +269,7 @@ def repeatable(case: Case) -> None:
 @promise("train/objective")
 def soft_labels(case: Case) -> None:
     """Labels given as probabilities, as mixing augments make them, mean the same as numbers of classes."""
-    for world in worlds(case):
+    for world in trainable(case):
         if world.problem != "classification":
             continue
         model, batch = world.model(), world.train_batch()

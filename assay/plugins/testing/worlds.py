@@ -232,7 +232,7 @@ def makers() -> Mapping[str, Sequence[Callable[[], World]]]:
         "classification": (gray_images, colour_images),
         "field": (world_field.waves,),
         "regression": (world_regression.vectors,),
-        "representation": (world_representation.embedded,),
+        "representation": (world_representation.embedded, world_representation.patches),
         "segmentation": (world_segmentation.maps,),
         "detection": (world_detection.squares,),
         "sequence": (world_sequence.tokens,),

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
-
 from assay.plugins.values import DataSpec
 from assay.tasks.artifacts import read_json
 from assay.tasks.plan import Plan
+from assay.tasks.report import page as shell
 from assay.tasks.report import prose, view, words
 from assay.tasks.report.arrays import evidence
 from assay.tasks.report.files import write_card, write_csv
@@ -22,7 +19,6 @@ from assay.tasks.report.samples import sheets
 from assay.tasks.store import Store
 from assay.tasks.summary import Summary
 
-HERE = Path(__file__).parent
 RAMPS = {
     signed: f"linear-gradient(90deg, {', '.join('#' + c for c in colours.split())})"
     for signed, colours in ((False, SEQUENTIAL), (True, DIVERGING))
@@ -45,13 +41,8 @@ def write_report(plan: Plan, store: Store, summary: Summary, folder: Path, facts
     return page
 
 
-def soft(name: str) -> Markup:
-    """A number's name that may break into lines after its signs."""
-    return Markup("<wbr>").join(re.split(r"(?<=[:./_])", name))
-
-
 def render(plan: Plan, store: Store, summary: Summary, say_as: words.Words, facts: Mapping[str, Any]) -> str:
-    """The page as text, with its styles, script, plots and images inside."""
+    """The page as text."""
     lines = view.glances(plan, summary)
     title, status = words.title(summary)
     colours = view.colours(plan)
@@ -59,38 +50,36 @@ def render(plan: Plan, store: Store, summary: Summary, say_as: words.Words, fact
     spec = DataSpec(**read_json(store.folder(main.slot, main.key) / "dataset.json")["spec"])
     shown = {kind: view.panels(plan, summary, say_as, kind) for kind in ("agreement", "audit")}
     missing = {kind: view.without_panel(summary, kind, shown[kind]) for kind in shown}
-    environment = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["soft"] = soft
-    return environment.get_template("report.html").render(
-        style=Markup((HERE / "report.css").read_text(encoding="utf-8")),
-        script=Markup((HERE / "report.js").read_text(encoding="utf-8")),
-        title=title,
-        status=status,
-        asked=prose.asked(plan, summary, facts),
-        findings=prose.findings(summary, lines, say_as),
-        summary=summary,
-        facts=facts,
-        plan=plan,
-        words=say_as,
-        say=words,
-        lines=lines,
-        compared=next((one.agreement.name for one in lines if one.agreement is not None), "agreement"),
-        gates=view.gate_table(summary, say_as),
-        trade_offs=view.trade_offs(lines, say_as),
-        shown=shown,
-        missing=missing,
-        gallery=gallery(plan, store),
-        classes=spec.classes,
-        evidence=evidence(plan, store, spec.classes, colours),
-        samples=sheets(plan, store, spec),
-        colours=colours,
-        ramps=RAMPS,
-        chains=prose.chains(plan),
-        terms=words.TERMS,
-        verdicts=words.VERDICTS,
-        glossary=prose.glossary(summary),
-        processor=prose.processor(plan),
-        params=json.dumps(plan.params.model_dump(mode="json"), indent=2),
-    )
+    known = {
+        "title": title,
+        "status": status,
+        "name": f"pipeline {summary.pipeline}",
+        "lead": prose.asked(plan, summary, facts),
+        "findings": prose.findings(summary, lines, say_as),
+        "note": "",
+        "beside": "report.csv with every number, model_card.md",
+        "summary": summary,
+        "facts": facts,
+        "plan": plan,
+        "words": say_as,
+        "say": words,
+        "lines": lines,
+        "compared": next((one.agreement.name for one in lines if one.agreement is not None), "agreement"),
+        "gates": view.gate_table(summary, say_as),
+        "trade_offs": view.trade_offs(lines, say_as),
+        "shown": shown,
+        "missing": missing,
+        "gallery": gallery(plan, store),
+        "classes": spec.classes,
+        "evidence": evidence(plan, store, spec.classes, colours),
+        "samples": sheets(plan, store, spec),
+        "colours": colours,
+        "ramps": RAMPS,
+        "chains": prose.chains(plan),
+        "terms": words.TERMS,
+        "verdicts": words.VERDICTS,
+        "glossary": prose.glossary(summary),
+        "processor": prose.processor(plan),
+        "params": json.dumps(plan.params.model_dump(mode="json"), indent=2),
+    }
+    return shell.render("report", known)

@@ -2,7 +2,8 @@
 
 A plot belongs to names of arrays, not to methods: any evaluator whose result has `per_class`,
 `confusion`, or `confidence` with `accuracy` and `count` gets the plot; other one-dimensional arrays are
-drawn as curves.
+drawn as curves, and two-dimensional ones whose columns an array of texts names as a curve for each column.
+Where a text array `plane` names two of these, the second is drawn over the first.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from assay.tasks.store import Store
 
 DIAGRAM = ("confidence", "accuracy", "count")
 CLASSES = 24
+PLANE = "plane"
 STATIONS = 32
 """Arrays that are longer and have no axis are drawn sorted."""
 
@@ -78,7 +80,7 @@ def evidence(plan: Plan, store: Store, classes: Sequence[str], colours: Mapping[
         diagrams = _diagrams(results)
         if diagrams:
             found.reliability.append((method, diagrams))
-        drawn = curves_of({m: _rest(a) for m, a in results.items()}, colours)
+        drawn = tables_of(results) + curves_of({m: _rest(a) for m, a in results.items()}, colours)
         if drawn:
             found.curves.append((method, drawn))
     for saliency, method in dict.fromkeys((s, label) for _, s, label in plan.audit):
@@ -97,8 +99,16 @@ def _arrays(ref: Ref, store: Store) -> Arrays:
 
 def _rest(arrays: Arrays) -> Arrays:
     """The one-dimensional arrays without a plot of their own."""
-    taken = {"per_class", "confusion"} | ({*DIAGRAM, "edges"} if set(DIAGRAM) <= set(arrays) else set())
+    taken = {"per_class", "confusion", PLANE, *_tables(arrays).values()}
+    taken |= {*DIAGRAM, "edges"} if set(DIAGRAM) <= set(arrays) else set()
     return {name: a for name, a in arrays.items() if name not in taken and a.ndim == 1 and len(a) > 1}
+
+
+def _tables(arrays: Arrays) -> dict[str, str]:
+    """The two-dimensional arrays of numbers, each with the text array that names its columns."""
+    texts = {len(a): name for name, a in arrays.items() if a.dtype.kind == "U" and a.ndim == 1 and name != PLANE}
+    tables = {name: a for name, a in arrays.items() if a.ndim == 2 and a.dtype.kind in "iuf" and name != "confusion"}
+    return {name: texts[a.shape[1]] for name, a in tables.items() if len(a) > 1 and a.shape[1] in texts}
 
 
 # classes
@@ -187,6 +197,39 @@ def curves_of(results: Mapping[str, Arrays], colours: Mapping[str, str]) -> list
         if plot:
             drawn.append(Drawing(name, plot, note))
     return drawn
+
+
+def tables_of(results: Mapping[str, Arrays]) -> list[Drawing]:
+    """For each model a plot for each two-dimensional array with named columns, a line a column, after its plane."""
+    drawn = []
+    for model, arrays in results.items():
+        tables = _tables(arrays)
+        flat = {name: a for name, a in arrays.items() if a.ndim == 1 and a.dtype.kind in "iuf"}
+        axis = _axis({model: flat}, list(flat))
+        plane = [str(name) for name in arrays.get(PLANE, ())]
+        if len(plane) == 2 and set(plane) <= set(tables):
+            way = f"{model}, from the first {axis or 'row'} to the dot"
+            drawn.append(Drawing(f"{plane[1]} over {plane[0]}", _table(arrays, plane[1], plane[0], axis), way))
+        drawn += [Drawing(name, _table(arrays, name, None, axis), model) for name in tables]
+    return [one for one in drawn if one.plot]
+
+
+def _table(arrays: Arrays, name: str, over: str | None, axis: str | None) -> Markup:
+    """The columns of an array over the axis (their positions where it is another length), or over those of another."""
+    y, names = np.asarray(arrays[name], dtype=float), arrays[_tables(arrays)[name]]
+    if axis is None or len(arrays[axis]) != len(y):
+        axis = None
+    along = np.arange(1.0, len(y) + 1) if axis is None else np.asarray(arrays[axis], dtype=float)
+    x = np.asarray(arrays[over], dtype=float) if over else np.broadcast_to(along[:, None], y.shape)
+    stations = [f"{axis or 'row'} {at:g}" for at in along] if over else []
+    lines = []
+    for i, shown in enumerate(names):
+        colour = f"color-mix(in oklch, var(--high) {100 * i // max(len(names) - 1, 1)}%, var(--low))"
+        lines.append(plots.Line(str(shown), x[:, i].tolist(), y[:, i].tolist(), colour, names=stations))
+    label = (over or axis or "position").replace("_", " ")
+    return plots.curves(
+        lines, label, f"{name} by {label}", lambda v: say(v), name.replace("_", " ") if over else "", True
+    )
 
 
 def _axis(results: Mapping[str, Arrays], names: Sequence[str]) -> str | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from assay.tasks.plan import DENSE, Plan
 from assay.tasks.report.view import judged
-from assay.tasks.report.words import NONE, Words, count, listing, params_text, title
+from assay.tasks.report.words import NONE, Words, count, listing, params_text, predicting, title
 from assay.tasks.results import chain_of
 from assay.tasks.summary import Row, Summary
 
@@ -56,7 +56,14 @@ def write_card(path: Path, plan: Plan, summary: Summary, words: Words, facts: Ma
         "## Verdict",
         title(summary)[0] + ".",
     ]
-    parts += [_gates(summary, words), "## Models", _models(plan), "## Data", _data(facts)]
+    parts += [
+        _gates(summary, words),
+        "## Models",
+        _models(plan),
+        escape(predicting(plan.params.predict)),
+        "## Data",
+        _data(facts),
+    ]
     parts += ["## Measured on the test split", _numbers(evaluated, summary.models, words)]
     if any(row.timing for row in evaluated):
         parts.append("Times were measured on one machine and hold for it alone.")

@@ -7,20 +7,20 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
+import torch
 from markupsafe import Markup
 
 from assay.plugins.values import Batch, DataSpec
 from assay.tasks.artifacts import load_attribution, load_result, not_auditable, read_json
 from assay.tasks.cells import Ref
-from assay.tasks.job import Job
+from assay.tasks.inference import inference_of
 from assay.tasks.params import labels
 from assay.tasks.plan import DENSE, RANDOM, Plan
 from assay.tasks.report.svg import tag
 from assay.tasks.store import Store
-from assay.tasks.subject import cached_images, inference_of
+from assay.tasks.subject import cached_images
 
 ROWS = 6
 SIDE = 96
@@ -149,7 +149,7 @@ def gallery(plan: Plan, store: Store) -> Gallery:
     folders = [store.folder(ref.slot, ref.key) for ref in (dense, main)]
     cell = plan.cells[plan.saliency[DENSE, labels(section.saliency)[0]].key]
     inputs = {role: store.folder(ref.slot, ref.key) for role, ref in cell.inputs.items()}
-    inference = inference_of(Job(cell.spec, inputs, Path(), Path()))
+    inference = inference_of(cell.spec, inputs, torch.device("cpu"))
     images = cached_images(folders[0], folders[1], section.images, int(cell.spec["seed"]), "cpu", inference)
     meta = read_json(folders[1] / "dataset.json")
     spec = DataSpec(**meta["spec"])

@@ -184,24 +184,59 @@ class Line:
     names: Sequence[str] = field(default_factory=tuple)
 
 
-def curves(lines: Sequence[Line], x_label: str, label: str, show: Show) -> Markup:
-    """Curves of several models over one axis; '' where nothing is finite."""
+def curves(lines: Sequence[Line], x_label: str, label: str, show: Show, y_label: str = "", key: bool = False) -> Markup:
+    """Curves over one axis, or paths where each line has an x of its own; '' where nothing is finite.
+
+    An axis from 0 on whose steps grow has a logarithmic scale. With a `key` the lines' names stand below, and each
+    line's last point is marked.
+    """
     ys = [v for one in lines for v in one.y]
     if not any(math.isfinite(v) for v in ys):
         return Markup("")
-    width, height, left, top, bottom = 350.0, 216.0, 46.0, 12.0, 172.0
+    width, height, left, top, bottom = 350.0, 216.0, 46.0, 26.0 if y_label else 12.0, 172.0
     right = width - 12
-    x = fit([v for one in lines for v in one.x], left, right, room=0.02)
-    y = fit(ys, bottom, top)
+    shared = all(list(one.x) == list(lines[0].x) for one in lines)
+    least = _growing(lines[0].x) if shared else 0.0
+    x = fit([v or least / 2 for one in lines for v in one.x], left, right, least > 0, room=0.02)
+    y = fit(ys, bottom, top, key and shared and svg.spread(ys, 50))
     parts = [svg.y_axis(y, left, right, show, 4), svg.x_axis(x, bottom, top, lambda v: f"{v:g}", 5)]
+    if least and 0 in lines[0].x:
+        parts.append(text(x(least / 2), bottom + 16, "0", "tick", "middle"))
     parts.append(text(right, height - 8, x_label, "axis", "end"))
+    if y_label:
+        parts.append(text(left - 40, 14, y_label, "axis"))
     for one in lines:
         style = f"stroke:{one.colour}" + (";stroke-dasharray:4 3" if one.dashed else "")
-        places = [(x(a), y(b)) for a, b in zip(one.x, one.y, strict=True)]
+        places = [(x(a or least / 2), y(b)) for a, b in zip(one.x, one.y, strict=True)]
         parts.append(tag("g", {"class": "mark"}, tag("title", {}, one.name), path(places, "curve", style)))
         if len(one.x) <= 20:
             parts.extend(_stations(one, places, show))
-    return figure(width, height, label, *parts)
+        if key and all(map(math.isfinite, places[-1])):
+            end = {"cx": places[-1][0], "cy": places[-1][1], "r": 4.5, "style": f"fill:{one.colour}"}
+            parts.append(tag("circle", end))
+    below, more = _key(lines, left, right, height + 10) if key else (Markup(""), 0.0)
+    return figure(width, height + more, label, *parts, below)
+
+
+def _growing(values: Sequence[float]) -> float:
+    """The least positive value of an axis from 0 on whose steps grow, as epochs 0, 1, 2, 5, 10, 100; else 0."""
+    positive = sorted(v for v in values if v > 0)
+    even = len(positive) < 5 or min(values) < 0 or positive[-1] < 5 * positive[len(positive) // 2]
+    return 0.0 if even else positive[0]
+
+
+def _key(lines: Sequence[Line], left: float, right: float, y: float) -> tuple[Markup, float]:
+    """The lines' names with their colours, in as many rows as it takes, and the height of that."""
+    parts, x, rows = [], left, 1
+    for one in lines:
+        wide = 32 + 6.2 * len(one.name)
+        if x + wide > right and x > left:
+            x, rows = left, rows + 1
+        at = y + 16 * (rows - 1)
+        parts.append(line(x, at - 4, x + 14, at - 4, "curve", f"stroke:{one.colour};stroke-width:4"))
+        parts.append(text(x + 19, at, one.name, "tick"))
+        x += wide
+    return Markup("").join(parts), 16.0 * rows + 4
 
 
 def _stations(one: Line, places: Sequence[tuple[float, float]], show: Show) -> list[Markup]:

@@ -29,6 +29,14 @@ def chains(plan: Plan) -> list[tuple[str, str, list[tuple[str, str, str]]]]:
     return found
 
 
+def origin(plan: Plan) -> str:
+    """Where a given dense model is from, with the links that it had already."""
+    start = plan.params.train.start
+    links = plan.starts["train"].card.links if "train" in plan.starts else ()
+    chain = " → ".join(step.id.removeprefix("compress/") for step in links)
+    return f"{start} ({chain})" if chain else start
+
+
 def asked(plan: Plan, summary: Summary, facts: Mapping[str, Any]) -> str:
     """What was asked, in a sentence or two."""
     main: Mapping[str, Any] = next((one for one in facts.get("data", []) if one.get("name") == "main"), {})
@@ -36,11 +44,12 @@ def asked(plan: Plan, summary: Summary, facts: Mapping[str, Any]) -> str:
     steps = " → ".join(registry.method_id(step).rsplit("/", 1)[1] for step in plan.params.prepare)
     model = registry.method_id(plan.params.train.model).rsplit("/", 1)[1]
     train = f" ({sizes['train']:,} training examples)" if "train" in sizes else ""
-    came = f"was taken from {plan.params.train.start}, for the data" if plan.params.train.start else "was trained on"
+    came = f"was taken from {origin(plan)}, for the data" if plan.params.train.start else "was trained on"
     text = f"The model {model} {came} {steps}{train}"
     if plan.variants:
         text += f" and compressed in {words.count(len(plan.variants), 'way')}"
-    text += f". Measured: {words.listing(labels(plan.params.evaluate))}."
+    text += "." + f" {words.predicting(plan.params.predict)}".rstrip()
+    text += f" Measured: {words.listing(labels(plan.params.evaluate))}."
     section = plan.params.attribute
     if section.saliency and plan.variants:
         images = max((row.n for row in summary.rows if row.kind == "agreement"), default=section.images)

@@ -9,15 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from assay.plugins.values import Result
-from assay.tasks.report import soft
+from assay.tasks.report import page as shell
 from assay.tasks.report.arrays import curves_of
 from assay.tasks.report.words import say
-
-HERE = Path(__file__).parent
 
 
 def write_study(folder: Path, kind: str, method: Any, result: Result, answer: Any, facts: Mapping[str, Any]) -> Path:
@@ -55,25 +51,22 @@ def shown(value: Any) -> str:
 def render(
     kind: str, method: Any, result: Result, columns: Mapping[str, list[str]], answer: Any, facts: Mapping[str, Any]
 ) -> str:
-    """The page as text, with its styles, script and plots inside."""
-    environment = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["soft"] = soft
+    """The page as text."""
     said = answer if kind == "study" else ", ".join(f"{path} = {value}" for path, value in answer.items())
-    return environment.get_template("study.html").render(
-        style=Markup((HERE / "report.css").read_text(encoding="utf-8")),
-        script=Markup((HERE / "report.js").read_text(encoding="utf-8")),
-        kind=kind,
-        title=method.card.title,
-        name=method.method_name(),
-        about=" ".join((type(method).__doc__ or "").split("\n\n")[0].split()),
-        claim=method.card.claim,
-        parameters=method.model_dump(mode="json"),
-        answer=said,
-        numbers=[(name, say(n.value), n.unit, n.definition) for name, n in result.numbers.items()],
-        drawings=curves_of({method.method_name(): result.arrays}, {method.method_name(): "var(--m0)"}),
-        columns=columns,
-        rows=list(zip(*columns.values(), strict=True)),
-        facts=facts,
-    )
+    known = {
+        "kind": kind,
+        "title": said or "no answer",
+        "status": "mute",
+        "name": f"{kind} {method.method_name()}",
+        "lead": " ".join((type(method).__doc__ or "").split("\n\n")[0].split()),
+        "findings": [],
+        "note": f"{method.card.title} claims: {method.card.claim}" if method.card.claim else "",
+        "beside": f"{kind}.csv with the table, {kind}.json",
+        "parameters": method.model_dump(mode="json"),
+        "numbers": [(name, say(n.value), n.unit, n.definition) for name, n in result.numbers.items()],
+        "drawings": curves_of({method.method_name(): result.arrays}, {method.method_name(): "var(--m0)"}),
+        "columns": columns,
+        "rows": list(zip(*columns.values(), strict=True)),
+        "facts": facts,
+    }
+    return shell.render("study", known)

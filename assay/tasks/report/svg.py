@@ -108,10 +108,10 @@ def fit(values: Sequence[float], start: float, end: float, log: bool = False, ro
     return Scale(low - room * width, high + room * width, start, end)
 
 
-def spread(values: Sequence[float]) -> bool:
+def spread(values: Sequence[float], factor: float = 8) -> bool:
     """Whether values are positive and span so much that a logarithmic scale shows them better."""
     finite = [v for v in values if math.isfinite(v)]
-    return bool(finite) and min(finite) > 0 and max(finite) / min(finite) >= 8
+    return bool(finite) and min(finite) > 0 and max(finite) / min(finite) >= factor
 
 
 def x_axis(scale: Scale, y: float, top: float, show: Callable[[float], str], count: int = 5) -> Markup:

@@ -9,11 +9,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from assay.tasks.plan import DENSE
-from assay.tasks.report import soft
+from assay.tasks.report import page as shell
 from assay.tasks.report.files import cell
 from assay.tasks.report.svg import LINES
 from assay.tasks.report.sweep_plots import Dot, effect
@@ -22,8 +21,8 @@ from assay.tasks.summary import Row, Summary
 from assay.tasks.sweep import say
 from assay.tasks.sweep_table import Measured, Metric, PointResult, SweepTable, short_names
 
-HERE = Path(__file__).parent
 MAX_ROWS = 2000
+LUCK = "The best of many points is the best partly by luck. Intervals, verdicts and gates are each point's own."
 
 
 @dataclass(frozen=True)
@@ -84,29 +83,28 @@ def _passed(summary: Summary, model: str) -> bool | str:
 
 
 def render(table: SweepTable, words: Words, facts: Mapping[str, Any]) -> str:
-    """The page as text, with its styles, script and plots inside."""
+    """The page as text."""
     title, status = said(table)
-    environment = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["soft"] = soft
-    return environment.get_template("sweep.html").render(
-        style=Markup((HERE / "report.css").read_text(encoding="utf-8")),
-        script=Markup((HERE / "report.js").read_text(encoding="utf-8")),
-        title=title,
-        status=status,
-        swept=swept(table),
-        findings=findings(table, words),
-        table=table,
-        names=short_names(table.paths),
-        say=say,
-        facts=facts,
-        effects=effects(table, words),
-        colours=colours(table),
-        lines=lines(table, words),
-        shown=min(len(table.results), MAX_ROWS),
-        verdicts=VERDICTS,
-    )
+    found = findings(table, words)
+    known = {
+        "title": title,
+        "status": status,
+        "name": f"sweep {table.id}",
+        "swept": swept(table),
+        "findings": found,
+        "note": LUCK if found else "",
+        "beside": "sweep.csv with every number",
+        "table": table,
+        "names": short_names(table.paths),
+        "say": say,
+        "facts": facts,
+        "effects": effects(table, words),
+        "colours": colours(table),
+        "lines": lines(table, words),
+        "shown": min(len(table.results), MAX_ROWS),
+        "verdicts": VERDICTS,
+    }
+    return shell.render("sweep", known)
 
 
 # in words

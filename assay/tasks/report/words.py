@@ -193,6 +193,13 @@ def params_text(params: dict[str, Any]) -> str:
     return ", ".join(f"{name} {_plain(value)}" for name, value in params.items())
 
 
+def predicting(method: Any) -> str:
+    """How every model predicts, in a sentence; '' where that is by its own pass (None)."""
+    if method is None:
+        return ""
+    return f"Every model predicts by {method.method_name()} ({params_text(method.model_dump(mode='json'))})."
+
+
 def _plain(value: Any) -> str:
     if isinstance(value, dict):
         return "{" + ", ".join(f"{k}: {_plain(v)}" for k, v in value.items()) + "}"

@@ -32,7 +32,7 @@ def tree(seed: int) -> dict[str, Any]:
 def test_the_peak_needs_a_low_training_loss(tmp_path: Path) -> None:
     method = DoubleDescent(widths=(2, 4, 6, 10, 14, 20, 40, 100), epochs=(10, 400), seeds=3)
     for seed in range(3):
-        found = run_study("study", method, tree(seed), project=tmp_path / str(seed), prefect=False).result
+        found = run_study("study", method, tree(seed), project=tmp_path / str(seed), prefect=False, track=False).result
         numbers = {name: number.value for name, number in found.numbers.items()}
         assert numbers["fitted_long"] < 0.5 * numbers["fitted_short"]
         assert numbers["peak_short"] < 0.05

@@ -26,7 +26,7 @@ TREE: dict[str, Any] = {
 @pytest.mark.slow
 def test_the_barrier_falls_with_what_is_shared(tmp_path: Path) -> None:
     method = ModeConnectivity(epochs=10, parts=(0, 2, 6), pairs=3, points=9)
-    found = run_study("study", method, TREE, project=tmp_path, prefect=False).result
+    found = run_study("study", method, TREE, project=tmp_path, prefect=False, track=False).result
     apart, first, early, late = found.arrays["barrier"]
     assert found.arrays["lowest"][0] > 0.2  # of three pairs of strangers
     assert found.arrays["highest"][1] < 0.2 * found.arrays["lowest"][0]  # the same start is what counts most

@@ -28,7 +28,7 @@ TREE: dict[str, Any] = {
 @pytest.mark.slow
 def test_random_labels_are_fitted(tmp_path: Path) -> None:
     method = RandomizationTest(fractions=(0.0, 0.5, 1.0), seeds=3)
-    found = run_study("study", method, TREE, project=tmp_path, prefect=False)
+    found = run_study("study", method, TREE, project=tmp_path, prefect=False, track=False)
     fitted, tested = (found.result.arrays[name] for name in ("training_accuracy", "test_accuracy"))
     assert (fitted > 0.99).all()  # whatever the labels, the training split is memorised
     assert tested[0] > 0.9

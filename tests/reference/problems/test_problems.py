@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from assay.plugins.contract import BadData, Batch, Data, DataSpec, Split
+from assay.plugins.evaluate._common import labels
+from assay.plugins.problems.classification import Classification
 from assay.plugins.problems.detection import Detection
 from assay.plugins.problems.graph import Graph
 from assay.plugins.problems.representation import Representation
@@ -115,6 +117,7 @@ GRAPHS = DataSpec(problem="graph", modality="graph", shape=(2, 3), classes=("a",
 EDGE = [[1.0, 0, 1], [1, 1, 0]]
 ALONE = [[1.0, 0, 0], [0, 0, 0]]
 IMAGE = np.zeros((1, 1, 20, 20), np.uint8)
+BOTH = DataSpec(modality="features", shape=(1,), classes=("a", "b"))
 
 
 @pytest.mark.parametrize(
@@ -135,6 +138,10 @@ IMAGE = np.zeros((1, 1, 20, 20), np.uint8)
         (Representation(), data(EMBEDDED, x=[[0.0, 1]], y=[2]), r"0\.\.1"),
         (Graph(), data(GRAPHS, x=[[[1.0, 0, 1], [1, 0, 0]], EDGE], y=[0, 1]), "not symmetric"),
         (Graph(), data(GRAPHS.model_copy(update={"shape": (2, 2)}), x=[ALONE, EDGE], y=[0, 1]), "nodes, features"),
+        (Classification(), data(BOTH, x=[[0.0], [1]], y=[[0.5, 0.4], [0, 1]]), "no probabilities that sum to 1"),
+        (Classification(), data(BOTH, x=[[0.0], [1]], y=[[1.5, -0.5], [0, 1]]), r"\[1.5, -0.5\] of example 0"),
+        (Classification(), data(BOTH, x=[[0.0], [1]], y=[[0.5, 0.5, 0.0]] * 2), "each of the 2 classes"),
+        (Classification(), data(BOTH, x=[[0.0], [1]], y=[0.0, 1.0]), "whole numbers"),
     ],
 )
 def test_wrong_data_are_refused(problem: Any, given: Data, words: str) -> None:
@@ -144,3 +151,16 @@ def test_wrong_data_are_refused(problem: Any, given: Data, words: str) -> None:
 
 def test_right_graphs_are_taken() -> None:
     Graph().check(data(GRAPHS, x=[ALONE, EDGE], y=[0, 1]))
+
+
+def test_training_labels_may_be_probabilities_and_others_not() -> None:
+    soft = data(BOTH, x=[[0.0], [1]], y=[[0.7, 0.3], [0.2, 0.8]])
+    hard = data(BOTH, x=[[0.0], [1]], y=[0, 1]).splits["train"]
+    Classification().check(soft.replace(splits={"train": soft.train, "test": hard}))
+    sure = soft.train.replace(y=np.array([[1.0, 0], [1, 0]]))
+    with pytest.raises(BadData, match="one class only"):
+        Classification().check(soft.replace(splits={"train": sure, "test": hard}))
+    with pytest.raises(BadData, match="labels of split 'test' are"):
+        Classification().check(soft.replace(splits={"train": hard, "test": soft.train}))
+    assert labels(soft.train).tolist() == [0, 1]
+    assert labels(hard).tolist() == [0, 1]

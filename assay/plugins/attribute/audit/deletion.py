@@ -91,8 +91,8 @@ class Deletion(Audit):
         x, place = batch.x, places(values, luck)
         removed = fill_of(self.removal, x, ctx.spec, self.sigma).expand_as(x)
         canvas = fill_of(self.canvas, x, ctx.spec, self.sigma).expand_as(x)
-        deleted = curves(subject.model, batch, place, x, removed, self.steps, ctx).numpy()
-        inserted = curves(subject.model, batch, place, canvas, x, self.steps, ctx).numpy()
+        deleted = curves(subject.answering, batch, place, x, removed, self.steps, ctx).numpy()
+        inserted = curves(subject.answering, batch, place, canvas, x, self.steps, ctx).numpy()
         areas = [np.trapezoid(curve, dx=1 / self.steps, axis=1) for curve in (deleted, inserted)]
         return Result(
             {

@@ -1,4 +1,4 @@
-"""How long the exported model takes."""
+"""How long a prediction takes."""
 
 from __future__ import annotations
 
@@ -38,13 +38,14 @@ def inputs(split: Split, size: int) -> np.ndarray:
 
 
 class Latency(Evaluator):
-    """Time of one call of the exported model in the runtime, by batch size: median and 95th percentile.
+    """Time of one call of what is deployed, by batch size: median and 95th percentile. That is the exported model in
+    onnxruntime; where the run predicts by a method of the slot `predict`, it is that method, in torch on the CPU.
 
     Numbers are called `b<size>` and `b<size>_p95`; arrays `samples_b<size>` hold every call's time in ms.
     """
 
-    card = Card(title="Latency of the exported model", needs=("runtime", "machine"))
-    threads: int = Field(1, ge=1, le=256, description="threads that the runtime may use")
+    card = Card(title="Latency of a prediction", needs=("runtime", "machine"))
+    threads: int = Field(1, ge=1, le=256, description="CPU threads of a call")
     batches: tuple[int, ...] = Field((1, 32), min_length=1, description="batch sizes; the first is the headline")
     warmup: int = Field(10, ge=0, description="calls before the clock starts")
     repeats: int = Field(50, ge=1, description="timed calls of each batch size")

@@ -21,10 +21,14 @@ def course(subject: Subject) -> list[tuple[int, nn.Module]]:
     return [(int(name.rsplit("-", 1)[-1]), model) for name, model in kept]
 
 
+def drawn(split: Split, count: int, rng: torch.Generator) -> np.ndarray:
+    """The numbers of `count` examples drawn without replacement, rising; all where there are fewer."""
+    return torch.randperm(len(split), generator=rng)[:count].sort().values.numpy()
+
+
 def part(split: Split, count: int, rng: torch.Generator) -> Split:
     """`count` examples drawn from a split without replacement, in their order; all where there are fewer."""
-    chosen = torch.randperm(len(split), generator=rng)[:count].sort().values
-    return split.take(chosen.numpy())
+    return split.take(drawn(split, count, rng))
 
 
 def losses(subject: Subject, model: nn.Module, split: Split, ctx: Context) -> np.ndarray:

@@ -119,8 +119,9 @@ def worse(found: Attacked, x: Tensor, margin: Tensor, moved: Tensor) -> Attacked
 class PGD(Evaluator):
     """Accuracy on test examples moved by projected gradient descent to where the model errs.
 
-    The attack uses the model's own gradients (of an int8 model: its fake-quantised twin's) and the deployed
-    predictions judge its result, so for int8 `robust` is also a matter of transfer. An example counts as
+    The attack uses the gradients of predictions (of an int8 model: its fake-quantised twin's; of a run with a method
+    of `predict`: through that) and the deployed predictions judge its result, so for int8 `robust` is also a matter
+    of transfer. An example counts as
     robust if it is right both clean and attacked, so `robust` never exceeds `clean`, the accuracy on the
     same examples. It is an upper bound: a stronger attack may find more. `masked` warns where the gradient
     was exactly zero everywhere it was looked at, which says nothing about robustness; where that holds for
@@ -177,9 +178,9 @@ class PGD(Evaluator):
             starts = start(on, self.restarts, self.eps, self.norm, ctx).unbind(dim=1)
         else:
             starts = (torch.zeros_like(on.x),)
-        found = attack(subject.model, on.x, on.y, starts[0], budget, bounds)
+        found = attack(subject.answering, on.x, on.y, starts[0], budget, bounds)
         for delta in starts[1:]:
-            again = attack(subject.model, on.x, on.y, delta, budget, bounds)
+            again = attack(subject.answering, on.x, on.y, delta, budget, bounds)
             found = worse(found, again.x, again.margin, again.moved)
         answers = [subject.predict(b).argmax(dim=1).cpu() == batch.y for b in (batch, batch.replace(x=found.x.cpu()))]
         return answers[0].numpy(), answers[1].numpy(), found.moved.cpu().numpy()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from assay.plugins.contract import BadData, Card, Context, Data, DataSpec, Field, Source, Split
-from assay.plugins.prepare.source._common import given_path, held_out, listed
+from assay.plugins.prepare.source._common import given_path, held_out
+from assay.plugins.prepare.source._images import read_images
 
 LEFT_BY_SYSTEMS = ("Thumbs.db", "desktop.ini")
 """Files that operating systems drop into folders of images."""
@@ -55,51 +54,6 @@ def split_folders(folder: Path) -> dict[str, Path]:
     return inside
 
 
-def read_image(file: Path, size: int, mode: str) -> np.ndarray:
-    """uint8 pixels (C, H, W) of one file, upright, resized to size x size where `size` is not 0.
-
-    Raises ValueError with the reason where it cannot be read.
-    """
-    from PIL import Image, ImageOps
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        try:
-            with Image.open(file) as opened:
-                # Deeper pixels would be clipped at 255 by the conversion, not scaled.
-                if opened.mode.startswith(("I", "F")):
-                    raise ValueError(f"pixels of mode {opened.mode}: convert to 8 bits per channel")
-                image = ImageOps.exif_transpose(opened).convert(mode)
-        except Exception as error:  # decoders raise many kinds on damaged files
-            raise ValueError(str(error) or type(error).__name__) from error
-    if size:
-        image = image.resize((size, size), Image.Resampling.BILINEAR)
-    pixels = np.asarray(image, dtype=np.uint8)
-    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-
-
-def read_images(files: Sequence[Path], size: int, mode: str) -> np.ndarray:
-    """uint8 images (N, C, H, W). Raises BadData naming unreadable files, or two of different size."""
-    images: np.ndarray | None = None
-    faults: list[str] = []
-    for i, file in enumerate(files):
-        try:
-            pixels = read_image(file, size, mode)
-        except ValueError as error:
-            faults.append(f"{file}: {error}")
-            continue
-        if images is None:
-            images, first = np.empty((len(files), *pixels.shape), np.uint8), file
-        if pixels.shape != images.shape[1:]:
-            (h, w), (h2, w2) = images.shape[2:], pixels.shape[1:]
-            raise BadData(f"mixed sizes: '{first}' is {w} x {h} and '{file}' is {w2} x {h2}: give `size` to resize")
-        images[i] = pixels
-    if faults:
-        raise BadData(f"{len(faults)} image files cannot be read:\n{listed(faults)}")
-    assert images is not None
-    return images
-
-
 class ImageFolder(Source):
     """Your own images: `path/<class>/<image>`, or `path/train/<class>/...` and `path/test/<class>/...`.
 
@@ -126,7 +80,7 @@ class ImageFolder(Source):
         files = [
             (split, classes.index(c), file) for split, byc in found.items() for c, fs in byc.items() for file in fs
         ]
-        x = read_images([file for _, _, file in files], self.size, "L" if self.grayscale else "RGB")
+        x = read_images([(str(file), file) for _, _, file in files], self.size, "L" if self.grayscale else "RGB")
         y = np.array([label for _, label, _ in files], dtype=np.int64)
         if "test" in found:
             test = np.array([split == "test" for split, _, _ in files])

@@ -33,6 +33,15 @@ def test_forward_and_widths(hidden: tuple[int, ...]) -> None:
     np.testing.assert_allclose(model(x).detach().numpy(), values, atol=1e-5)
 
 
+def test_tanh_in_place_of_relu() -> None:
+    model = build(MLP(hidden=(7,), activation="tanh"))
+    x = torch.randn(6, *SPEC.shape)
+    first, last = (m for m in model.modules() if isinstance(m, nn.Linear))
+    hidden = np.tanh(x.numpy().reshape(6, 24) @ first.weight.detach().numpy().T + first.bias.detach().numpy())
+    expected = hidden @ last.weight.detach().numpy().T + last.bias.detach().numpy()
+    np.testing.assert_allclose(model(x).detach().numpy(), expected, atol=1e-5)
+
+
 def test_activations_are_modules_of_their_own() -> None:
     relus = [m for m in build(MLP(hidden=(4, 4, 4))).modules() if isinstance(m, nn.ReLU)]
     assert len(relus) == 3

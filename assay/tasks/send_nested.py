@@ -1,4 +1,5 @@
-"""Sends a sweep to MLflow: one run for the sweep, nested in it one for each point and model."""
+"""Sends to MLflow what has runs nested in its own: a sweep one for each point and model, a study or a search one for
+each training."""
 
 from __future__ import annotations
 
@@ -12,37 +13,38 @@ PAGE = 1000
 PARENT = "mlflow.parentRunId"
 
 
-def send_sweep(client: Any, experiment: str, folder: Path, message: Mapping[str, Any]) -> int:
-    """Sends a sweep's runs, the first row being the sweep's own; may be repeated, also after it was cut off
-    anywhere. Nothing is registered."""
-    id = message["sweep"]
-    there = _known(client, experiment, id)
+def send_nested(client: Any, experiment: str, folder: Path, message: Mapping[str, Any]) -> int:
+    """Sends a message's runs, the first row being that of their parent, all with one tag (`nested`: its name and
+    value); may be repeated, also after it was cut off anywhere. Nothing is registered."""
+    tag, id = message["nested"]
+    there = _known(client, experiment, f"tags.{tag} = '{id}'")
     first, *rows = message["runs"]
-    parent = there.get(("", "")) or _create(client, experiment, id, first, message["created"], {})
+    parent = there.get(("", "")) or _create(client, experiment, {tag: id}, first, message["created"])
     for i, row in enumerate(rows, 1):
         run = there.get((row["point"], row["model"]))
         if run is None:
             # MLflow lists the latest first; people want the first point first.
-            run = _create(client, experiment, id, row, message["created"] - i, {PARENT: parent.info.run_id})
+            tags = {tag: id, PARENT: parent.info.run_id}
+            run = _create(client, experiment, tags, row, message["created"] - i)
         _send_run(client, run, row, message["created"], folder)
     # It is finished when all of its runs are there.
     _send_run(client, parent, first, message["created"], folder)
     return len(message["runs"])
 
 
-def _known(client: Any, experiment: str, id: str) -> dict[tuple[str, str], Any]:
-    """The runs of a sweep that are there, by point and model."""
+def _known(client: Any, experiment: str, query: str) -> dict[tuple[str, str], Any]:
+    """The runs that are there, by point and model."""
     found, token = [], None
     while True:
-        page = client.search_runs([experiment], f"tags.sweep = '{id}'", max_results=PAGE, page_token=token)
+        page = client.search_runs([experiment], query, max_results=PAGE, page_token=token)
         found.extend(page)
         token = page.token
         if not token:
             return {(run.data.tags.get("point", ""), run.data.tags.get("model", "")): run for run in found}
 
 
-def _create(client: Any, experiment: str, id: str, row: Mapping[str, Any], start: int, more: Mapping[str, str]) -> Any:
-    tags = {"sweep": id, "point": row["point"], "model": row["model"], **more}
+def _create(client: Any, experiment: str, more: Mapping[str, str], row: Mapping[str, Any], start: int) -> Any:
+    tags = {"point": row["point"], "model": row["model"], **more}
     return client.create_run(experiment, start, {k: v for k, v in tags.items() if v}, row["name"])
 
 

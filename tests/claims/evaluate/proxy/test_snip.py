@@ -1,0 +1,23 @@
+"""Abdelfattah et al. 2021: it ranks networks before their training as their accuracies do after it.
+
+In these spaces the number of parameters, which costs nothing to know, ranks them better still.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from scipy.stats import spearmanr
+
+CHANCE = 0.21
+"""What 64 networks in random order correlate at most, nineteen times in twenty."""
+
+
+@pytest.mark.claim
+@pytest.mark.slow
+def test_networks_that_score_higher_are_more_accurate_after_training(spaces: list[Any]) -> None:
+    found = [float(spearmanr(space.metric("snip"), space.accuracy).statistic) for space in spaces]
+    size = [float(spearmanr(space.parameters, space.accuracy).statistic) for space in spaces]
+    print(f"snip: {found}, number of parameters: {size}")
+    assert min(found) > CHANCE

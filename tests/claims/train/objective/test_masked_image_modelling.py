@@ -1,6 +1,7 @@
 """Masked image modelling (arxiv:2111.09886) on small digits: a transformer that first learned, without labels, what
 missing patches look like is finetuned on 100 labelled ones, beside one that is trained on these from scratch, with the
-same epochs of labels and the same choice of learning rates. It must be given time: after about half the steps nothing shows.
+same epochs of labels and the same choice of learning rates. It must be given time: after
+about half the steps nothing shows.
 """
 
 from __future__ import annotations

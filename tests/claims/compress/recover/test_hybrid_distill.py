@@ -144,11 +144,12 @@ def students(seed: int) -> dict[str, dict[str, float]]:
 
 @pytest.mark.claim
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(3))
-def test_a_student_of_both_is_near_both_but_a_probe_of_it_is_no_more_accurate(seed: int) -> None:
-    row = students(seed)
-    print({name: {k: round(v, 4) for k, v in values.items()} for name, values in row.items()})
-    assert row["hybrid"]["relations"] < 0.4 * row["features alone"]["relations"]  # found: 0.20 to 0.23 of it
-    assert row["hybrid"]["features"] < 0.7 * row["relations alone"]["features"]  # found: 0.39 to 0.43 of it
-    # found: 0.871, 0.874, 0.871 against 0.886, 0.854, 0.868 of features alone
-    assert abs(row["hybrid"]["probe"] - row["features alone"]["probe"]) < 0.03
+def test_a_student_of_both_is_near_both_but_a_probe_of_it_is_no_more_accurate() -> None:
+    gains = []
+    for seed in range(3):
+        row = students(seed)
+        print({name: {k: round(v, 4) for k, v in values.items()} for name, values in row.items()})
+        assert row["hybrid"]["relations"] < 0.4 * row["features alone"]["relations"]  # found: 0.20 to 0.23 of it
+        assert row["hybrid"]["features"] < 0.7 * row["relations alone"]["features"]  # found: 0.39 to 0.43 of it
+        gains.append(row["hybrid"]["probe"] - row["features alone"]["probe"])
+    assert np.mean(gains) < 0.02  # found: 0.871, 0.874, 0.871 against 0.886, 0.854, 0.868 of features alone

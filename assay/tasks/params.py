@@ -70,7 +70,15 @@ def maybe(prefix: str) -> Any:
 Int = Annotated[int, Field(strict=True)]
 Float = Annotated[float, Field(strict=True)]
 Bool = Annotated[bool, Field(strict=True)]
-Epoch = Annotated[Int, Field(ge=0)]
+
+
+def _epoch(value: Any) -> Any:
+    if value in ("all", "last") or (type(value) is int and value >= 0):
+        return value
+    raise ValueError(f"{HERE}: {value!r} is not valid: give an epoch's number, 'last' or 'all'")
+
+
+Epoch = Annotated[int | str, BeforeValidator(_epoch)]
 
 
 class _Tree(BaseModel):
@@ -103,9 +111,7 @@ class Train(_Tree):
     optimizer: at("train/optimizer") = Field("adamw", validate_default=True)  # type: ignore[valid-type]
     schedule: at("train/schedule") = Field("constant", validate_default=True)  # type: ignore[valid-type]
     epochs: Int = Field(3, ge=0, le=100_000)
-    keep: list[Epoch | Literal["all", "last"]] = Field(
-        ["last"], description="epochs whose weights are kept; 0 is before the first, all is each"
-    )
+    keep: list[Epoch] = Field(["last"], description="epochs whose weights are kept; 0 is before the first, all is each")
     seed: Int | None = Field(None, ge=0, lt=2**31)
     precision: Literal["fp32", "bf16"] = "fp32"
     compile: Bool = False

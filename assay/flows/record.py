@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -98,14 +99,24 @@ def commit(session: Session, summary: Summary) -> str:
         commit_stages(project, stages)
     except AssayError as error:
         return f"dvc.lock was not updated: {error}"
-    return _dependencies_note(project, names)
+    given = [cell.spec["path"] for cell in session.plan.cells.values() if "sha256" in cell.spec]
+    return dependencies_note(
+        project, names, sorted({Path(os.path.relpath(path, project)).as_posix() for path in given})
+    )
 
 
-def _dependencies_note(project: Path, names: Sequence[str]) -> str:
-    """What to say where `dvc.yaml` names other data sets than a run used; '' where it does not."""
-    tree = read_yaml((project / "dvc.yaml").read_text(encoding="utf-8"), "dvc.yaml")
+def dependencies_note(project: Path, names: Sequence[str], weights: Sequence[str]) -> str:
+    """What to say where `dvc.yaml` names other data sets than a run used, or not the weights that it was given; ''
+    where nothing is amiss."""
+    stages = read_yaml((project / "dvc.yaml").read_text(encoding="utf-8"), "dvc.yaml")["stages"]
     wanted = ", ".join(f"data/{name}" for name in names)
-    listed = ", ".join(sorted(tree["stages"]["prepare"].get("deps", [])))
-    if listed == wanted:
-        return ""
-    return f"dvc.yaml: the deps of prepare are {listed or 'none'}, but the run used {wanted}: write that there"
+    listed = ", ".join(sorted(stages["prepare"].get("deps", [])))
+    notes = []
+    if listed != wanted:
+        notes.append(
+            f"dvc.yaml: the deps of prepare are {listed or 'none'}, but the run used {wanted}: write that there"
+        )
+    missing = [name for name in weights if name not in stages["train"].get("deps", [])]
+    if missing:
+        notes.append(f"dvc.yaml: the deps of train lack {', '.join(missing)}, which the run used: add that there")
+    return "\n".join(notes)

@@ -49,8 +49,9 @@ gates:
 
 DVC = """\
 # `dvc repro` replays the stages; `assay run` computes the same cells and records them here.
-# List under prepare.deps each data set (data/NAME) that params.yaml uses. Every section that is named
-# here must stand in params.yaml, also where it is empty.
+# List under prepare.deps each data set (data/NAME) that params.yaml uses, under train.deps the file of
+# weights that `train.from` names. Every section that is named here must stand in params.yaml, also where it
+# is empty.
 stages:
   prepare:
     cmd: assay stage prepare

@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_digits
 from torch import nn
 
 import assay
 from assay.flows import cli
+from assay.flows.record import dependencies_note
 from assay.tasks import elsewhere
 from assay.tasks.params import read
 from assay.tasks.plan import Plan, make_plan
@@ -237,3 +239,15 @@ def test_the_example_runs_as_its_readme_says(tmp_path: Path) -> None:
     assert "pruned-tuned" in call("-P", "-m", "assay.flows.cli", "run", "--no-server")
     said = call("-P", "-m", "assay.flows.cli", "predict", "pruned", "photos/test/disc/000.png")
     assert "disc" in said
+
+
+def test_weights_that_dvc_does_not_watch_are_named(tmp_path: Path) -> None:
+    """`dvc repro` would not see that they changed."""
+    stages = {"prepare": {"deps": ["data/photos"]}, "train": {"deps": ["out/prepare"]}}
+    (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}), encoding="utf-8")
+    assert dependencies_note(tmp_path, ["photos"], []) == ""
+    said = dependencies_note(tmp_path, ["photos"], ["weights.safetensors"])
+    assert said == "dvc.yaml: the deps of train lack weights.safetensors, which the run used: add that there"
+    stages["train"]["deps"].append("weights.safetensors")
+    (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}), encoding="utf-8")
+    assert dependencies_note(tmp_path, ["photos"], ["weights.safetensors"]) == ""

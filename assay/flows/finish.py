@@ -89,12 +89,12 @@ def finish(
 def send(session: Session, sender: Sender | None) -> list[str]:
     """Sends what waits in the outbox, by `sender` where one waits for it; returns what to say to people where
     MLflow did not take it."""
-    from assay.tasks import track
+    from assay.tasks import mlflow_at, track
 
     _, waiting = track.sync(session.project, sender)
     if not waiting:
         return []
-    uri = track.without_password(track.tracking_uri(session.project))
+    uri = mlflow_at.without_password(mlflow_at.tracking_uri(session.project))
     return [f"MLflow did not take {waiting} runs at {uri}: `assay track sync` sends them later"]
 
 

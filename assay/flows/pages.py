@@ -17,7 +17,7 @@ from filelock import FileLock
 
 from assay.flows import server
 from assay.plugins.values import AssayError
-from assay.tasks import track
+from assay.tasks import mlflow_at, track
 from assay.tasks.store import try_lock
 
 START_SECONDS = 90.0
@@ -63,7 +63,7 @@ def mlflow(project: Path, uri: str, port: int, state: Path) -> Iterator[subproce
     environment = {
         **os.environ,
         "MLFLOW_BACKEND_STORE_URI": uri,
-        ARTIFACTS: track.artifact_root(project),
+        ARTIFACTS: mlflow_at.artifact_root(project),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }
     # A session of its own: the server has children, and all of them are ended together.
@@ -115,7 +115,7 @@ def _end_orphan(state: Path, project: Path) -> bool:
     try:
         pid = int(json.loads(state.read_text(encoding="utf-8"))["mlflow"])
         # The number may be another process's by now.
-        own = psutil.Process(pid).environ().get(ARTIFACTS) == track.artifact_root(project)
+        own = psutil.Process(pid).environ().get(ARTIFACTS) == mlflow_at.artifact_root(project)
     except (OSError, ValueError, KeyError, psutil.Error):
         return False
     if own:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from assay.plugins.values import AssayError, BadInput
-from assay.tasks import askable, track
+from assay.tasks import askable, mlflow_at
 from assay.tasks.artifacts import ModelCard, Step, load_card
 from assay.tasks.cells import entry
 from assay.tasks.params import Params, Train, chain_faults
@@ -118,32 +118,30 @@ def find(project: Path, key: str, reference: str, variants: Sequence[str]) -> St
     Raises BadInput with close matches where there is no such model, AssayError where MLflow does not answer.
     """
     name, version, alias = _parts(key, reference)
-    if alias and name in [track.registered_name(project, variant) for variant in variants]:
+    own = {mlflow_at.registered_name(project, variant): variant for variant in variants}
+    if alias and name in own:
         raise BadInput(
-            f"{key}: {reference} is what this run registers itself, as variant "
-            f"'{name.removeprefix(track.registered_name(project, ''))}': the next run would start from the answer of "
-            f"this one. Name a version (models:/{name}/1), or call the variant otherwise"
+            f"{key}: {reference} is what this run registers itself, as variant '{own[name]}': the next run would "
+            f"start from the answer of this one. Name a version (models:/{name}/1), or call the variant otherwise"
         )
-    uri = track.tracking_uri(project)
-    shown = track.without_password(uri)
-    if not track.answers(uri):
+    uri = mlflow_at.tracking_uri(project)
+    shown = mlflow_at.without_password(uri)
+    if not mlflow_at.answers(uri):
         raise AssayError(f"{key}: MLflow does not answer at {shown}")
-    database = track.local_database(uri)
+    database = mlflow_at.local_database(uri)
     if database is not None and not database.exists():
         raise BadInput(f"{key}: no model is registered yet: there is no {database}. A run whose gates pass registers")
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
-    from assay.tasks.send import quiet
-
-    quiet()
+    mlflow_at.quiet()
     client = MlflowClient(tracking_uri=uri, registry_uri=uri)
     try:
         number = version or str(client.get_model_version_by_alias(name, alias).version)
         location = client.get_model_version_download_uri(name, number)
     except MlflowException as error:
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            raise AssayError(f"{key}: MLflow at {shown}: {track.hide(str(error), uri)}") from None
+            raise AssayError(f"{key}: MLflow at {shown}: {mlflow_at.hide(str(error), uri)}") from None
         raise BadInput(f"{key}: {_unknown(client, name, version, alias)} ({shown})") from error
     exact = f"models:/{name}/{number}"
     folder = _brought(project, key, exact, uri, location)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import sys
 import tempfile
@@ -17,7 +16,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from assay.tasks import settings, track
+from assay.tasks import mlflow_at, settings, track
 from assay.tasks.send_nested import send_nested
 from assay.tasks.send_values import log_data, log_values
 
@@ -28,7 +27,7 @@ CODE = Path(__file__).with_name("pyfunc_model.py")
 def main(project: Path) -> None:
     """Gets ready, waits for the word, sends, prints how many runs were sent."""
     settings.apply(project)
-    quiet()
+    mlflow_at.quiet()
     try:
         # MLflow prints where to see a run, password and all.
         with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
@@ -40,19 +39,6 @@ def main(project: Path) -> None:
     print(sent, flush=True)
 
 
-def quiet() -> None:
-    """What MLflow would say to a person who calls it, nobody hears here; and it gives up sooner."""
-    defaults = {
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-        "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
-        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-        "MLFLOW_LOGGING_LEVEL": "ERROR",
-    }
-    for name, value in defaults.items():
-        os.environ.setdefault(name, value)
-    logging.getLogger("alembic").setLevel(logging.ERROR)
-
-
 def get_ready(project: Path) -> None:
     """Does beforehand what the first run sent would wait for."""
     import mlflow
@@ -61,8 +47,8 @@ def get_ready(project: Path) -> None:
     # The first model saved costs a second more than the next: what is installed is looked through.
     with tempfile.TemporaryDirectory() as temporary:
         mlflow.pyfunc.save_model(path=f"{temporary}/model", python_model=str(CODE), pip_requirements=["mlflow"])
-    uri = track.tracking_uri(project)
-    if track.answers(uri):
+    uri = mlflow_at.tracking_uri(project)
+    if mlflow_at.answers(uri):
         try:
             connect(project, uri)
         except (MlflowException, OSError) as error:
@@ -75,7 +61,7 @@ def get_ready(project: Path) -> None:
 def create_database(uri: str) -> None:
     """Makes the database of an sqlite URI where there is none: under a lock, as several processes at once
     would break each other's, and under another name first, so that it is there whole or not at all."""
-    path = track.local_database(uri)
+    path = mlflow_at.local_database(uri)
     if path is None or path.exists():
         return
     import mlflow
@@ -98,13 +84,13 @@ def connect(project: Path, uri: str) -> tuple[Any, str]:
     from mlflow.exceptions import MlflowException
 
     client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
-    name = track.experiment_name(project)
+    name = mlflow_at.experiment_name(project)
     found: Any = client.get_experiment_by_name(name)
     if found is None:
         remote = uri.startswith(("http", "databricks"))
         kind = {"mlflow.experimentKind": "custom_model_development"}
         try:
-            client.create_experiment(name, None if remote else track.artifact_root(project), kind)
+            client.create_experiment(name, None if remote else mlflow_at.artifact_root(project), kind)
         except MlflowException:
             # Another process may have been faster.
             if client.get_experiment_by_name(name) is None:
@@ -121,7 +107,7 @@ def connect(project: Path, uri: str) -> tuple[Any, str]:
 def sync(project: Path) -> int:
     """Sends every message, oldest first, and returns how many runs were sent. One that cannot be sent stays,
     with the reason in the log, and does not hold up the others."""
-    uri = track.tracking_uri(project)
+    uri = mlflow_at.tracking_uri(project)
     # A local registry looks models up where the environment points.
     os.environ["MLFLOW_TRACKING_URI"] = uri
     sent = 0
@@ -133,7 +119,7 @@ def sync(project: Path) -> int:
                 sent += send_message(client, experiment, project, folder)
             except Exception:
                 track.log(project, f"{folder.name}: {traceback.format_exc()}")
-                if not track.answers(uri):
+                if not mlflow_at.answers(uri):
                     break
             else:
                 track.done(project, uri, folder)
@@ -157,7 +143,7 @@ def send_message(client: Any, experiment: str, project: Path, folder: Path) -> i
             run = client.create_run(experiment, message["created"] - i, tags, name)
         model = send_run(client, run, row, message["created"], folder)
         if row["registers"]:
-            _register(client, run, row, model, track.registered_name(project, row["model"]))
+            _register(client, run, row, model, mlflow_at.registered_name(project, row["model"]))
     return len(message["runs"])
 
 
@@ -240,13 +226,13 @@ def promote(project: Path, variant: str, key: str) -> tuple[str, str, str]:
     """What `track.promote` says."""
     from assay.plugins.values import AssayError, BadInput
 
-    uri = track.tracking_uri(project)
-    quiet()
+    uri = mlflow_at.tracking_uri(project)
+    mlflow_at.quiet()
     from mlflow.exceptions import MlflowException
 
-    if not track.answers(uri):
-        raise AssayError(f"MLflow does not answer at {track.without_password(uri)}")
-    name = track.registered_name(project, variant)
+    if not mlflow_at.answers(uri):
+        raise AssayError(f"MLflow does not answer at {mlflow_at.without_password(uri)}")
+    name = mlflow_at.registered_name(project, variant)
     try:
         client, _ = connect(project, uri)
         version = client.get_model_version_by_alias(name, CANDIDATE)
@@ -262,7 +248,7 @@ def promote(project: Path, variant: str, key: str) -> tuple[str, str, str]:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             why = "it did not pass all gates in the last run of the params as they stand"
             raise BadInput(f"variant '{variant}' has no candidate: {why} ({name})") from error
-        raise AssayError(f"MLflow at {track.without_password(uri)}: {track.hide(str(error), uri)}") from None
+        raise AssayError(f"MLflow at {mlflow_at.without_password(uri)}: {mlflow_at.hide(str(error), uri)}") from None
     return name, str(version.version), pipeline
 
 

@@ -8,18 +8,17 @@ import functools
 import hashlib
 import json
 import os
-import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
-import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
+
+from assay.tasks import mlflow_at
 
 if TYPE_CHECKING:
     from assay.tasks.plan import Plan
@@ -31,73 +30,12 @@ STALE_SECONDS = 3600
 VOLATILE = ("command", "git")
 
 
-# where MLflow is
-
-
-def tracking_uri(project: Path) -> str:
-    """MLFLOW_TRACKING_URI, or the project's own sqlite database."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(project / '.assay' / 'mlflow.db').resolve()}"
-
-
-def artifact_root(project: Path) -> str:
-    """Where the runs of a local database keep their files."""
-    return str((project / ".assay" / "mlartifacts").resolve())
-
-
-def local_database(uri: str) -> Path | None:
-    """The file of an sqlite URI; None for any other."""
-    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
-
-
-def without_password(uri: str) -> str:
-    """A URI as it may be shown."""
-    parts = urllib.parse.urlsplit(uri)
-    if "@" not in parts.netloc:
-        return uri
-    user, _, secret = parts.netloc.rpartition("@")[0].partition(":")
-    shown = f"{user}:***" if secret else "***"
-    return parts._replace(netloc=f"{shown}@{parts.netloc.rpartition('@')[2]}").geturl()
-
-
-def answers(uri: str) -> bool:
-    """Whether a tracking server can be reached; a local database always can."""
-    parts = urllib.parse.urlsplit(uri)
-    if parts.scheme not in ("http", "https"):
-        return True
-    try:
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        with socket.create_connection((parts.hostname or "", port), timeout=3):
-            return True
-    except OSError:
-        return False
-
-
-def experiment_name(project: Path) -> str:
-    """MLflow's experiment of a project: its folder's name."""
-    return re.sub(r"[^\w.-]", "-", project.resolve().name) or "assay"
-
-
-def registered_name(project: Path, variant: str) -> str:
-    """The registered model of a variant."""
-    return f"{experiment_name(project)}-{variant}"
-
-
 def log(project: Path, text: str) -> None:
     """Writes to the project's log, passwords hidden."""
     path = project / ".assay" / "logs" / "mlflow.log"
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a", encoding="utf-8") as file:
-        file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {hide(text, tracking_uri(project))}\n")
-
-
-def hide(text: str, uri: str) -> str:
-    """A text without the secrets that MLflow's address and environment hold."""
-    netloc = uri.partition("://")[2].partition("/")[0]
-    secrets = [netloc.rpartition("@")[0].partition(":")[2], netloc.rpartition("@")[0]]
-    secrets += [os.environ.get(name, "") for name in ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")]
-    for secret in filter(None, secrets):
-        text = text.replace(secret, "***")
-    return text
+        file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {mlflow_at.hide(text, mlflow_at.tracking_uri(project))}\n")
 
 
 # the outbox
@@ -165,13 +103,13 @@ def _digest(pipeline: str, runs: Sequence[Mapping[str, Any]]) -> str:
 
 def _sent_to(project: Path, pipeline: str) -> str:
     """The digest under which a pipeline was sent to where MLflow is now, or ''."""
-    uri = tracking_uri(project)
-    database = local_database(uri)
+    uri = mlflow_at.tracking_uri(project)
+    database = mlflow_at.local_database(uri)
     path = outbox(project) / "sent" / f"{pipeline}.json"
     if not path.exists() or (database is not None and not database.exists()):
         return ""
     found = _read(path)
-    return str(found["digest"]) if found["uri"] == without_password(uri) else ""
+    return str(found["digest"]) if found["uri"] == mlflow_at.without_password(uri) else ""
 
 
 def done(project: Path, uri: str, folder: Path) -> None:
@@ -179,7 +117,7 @@ def done(project: Path, uri: str, folder: Path) -> None:
     message = _read(folder / MESSAGE)
     sent = outbox(project) / "sent"
     sent.mkdir(exist_ok=True)
-    _write(sent / f"{message['pipeline']}.json", {"uri": without_password(uri), "digest": message["digest"]})
+    _write(sent / f"{message['pipeline']}.json", {"uri": mlflow_at.without_password(uri), "digest": message["digest"]})
     path = project / ".assay" / "registered.json"
     known = _read(path) if path.exists() else []
     _write(path, sorted({*known, *(row["key"] for row in message["runs"] if row["judged"])}))
@@ -256,7 +194,7 @@ def sync(project: Path, sender: Sender | None = None) -> tuple[int, int]:
     it starts nothing."""
     if not waiting(project):
         return 0, 0
-    if not answers(tracking_uri(project)):
+    if not mlflow_at.answers(mlflow_at.tracking_uri(project)):
         return 0, count_waiting(project)
     with sender or Sender(project) as process:
         return process.send()
@@ -266,7 +204,7 @@ def create_database(project: Path) -> None:
     """Makes the local database, one process at a time: several at once would break each other."""
     from assay.tasks import send
 
-    send.create_database(tracking_uri(project))
+    send.create_database(mlflow_at.tracking_uri(project))
 
 
 def promote(project: Path, variant: str, key: str) -> tuple[str, str, str]:

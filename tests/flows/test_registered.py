@@ -20,7 +20,7 @@ import assay
 from assay.flows.session import open_session
 from assay.plugins.contract import DataSpec
 from assay.plugins.values import AssayError, BadInput
-from assay.tasks import elsewhere, settings, started, track
+from assay.tasks import elsewhere, mlflow_at, settings, started
 from assay.tasks.artifacts import ModelCard, Step, load_card
 from assay.tasks.params import validate
 
@@ -238,7 +238,7 @@ def test_probes_are_raw_inputs() -> None:
 
 
 def test_a_model_that_assay_did_not_register_is_refused(home: Path, params: dict[str, Any]) -> None:
-    uri = track.tracking_uri(home)
+    uri = mlflow_at.tracking_uri(home)
     client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
     client.create_registered_model("foreign")
     (home / "foreign").mkdir()

@@ -15,7 +15,7 @@ import yaml
 from assay.flows import cli
 from assay.flows.study import run_study
 from assay.plugins.study.randomization_test import RandomizationTest
-from assay.tasks import track
+from assay.tasks import mlflow_at, track
 from assay.tasks.store import Store
 from tests.flows.test_track import Here
 
@@ -92,7 +92,7 @@ class Told:
 
 
 def told(folder: Path) -> Told:
-    uri = track.tracking_uri(folder)
+    uri = mlflow_at.tracking_uri(folder)
     client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
     experiment = client.get_experiment_by_name(folder.name)
     return Told(folder, client, list(client.search_runs([experiment.experiment_id])))

@@ -28,7 +28,7 @@ from assay.flows import server
 from assay.flows.executor import CellFailed
 from assay.flows.sweep import SweepResult, finish, groups
 from assay.flows.sweep.points import open_sweep
-from assay.tasks import data, project, send, settings, track
+from assay.tasks import data, mlflow_at, project, send, settings, track
 from assay.tasks.cells import Cell, Ref
 from assay.tasks.store import Store
 from assay.tasks.sweep import make_points
@@ -342,7 +342,7 @@ class Runs:
 
 
 def runs(folder: Path) -> Runs:
-    uri = track.tracking_uri(folder)
+    uri = mlflow_at.tracking_uri(folder)
     client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
     experiment = client.get_experiment_by_name(folder.name)
     return Runs(client, list(client.search_runs([experiment.experiment_id])))

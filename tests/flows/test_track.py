@@ -21,7 +21,7 @@ from mlflow.models import Model
 import assay
 from assay.flows.session import open_session
 from assay.plugins.values import BadInput
-from assay.tasks import message, send, settings, track
+from assay.tasks import message, mlflow_at, send, settings, track
 
 PARAMS: dict[str, Any] = {
     "seed": 0,
@@ -53,7 +53,7 @@ class Here:
     def send(self) -> tuple[int, int]:
         with pytest.MonkeyPatch.context() as patch:
             # Sending writes the place into the environment, from where the next project would take it.
-            patch.setenv("MLFLOW_TRACKING_URI", track.tracking_uri(self.project))
+            patch.setenv("MLFLOW_TRACKING_URI", mlflow_at.tracking_uri(self.project))
             return send.sync(self.project), track.count_waiting(self.project)
 
 
@@ -85,7 +85,7 @@ class Told:
 
 
 def told(folder: Path) -> Told:
-    uri = track.tracking_uri(folder)
+    uri = mlflow_at.tracking_uri(folder)
     return Told(folder, mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri))
 
 
@@ -278,9 +278,9 @@ def test_the_registered_model_loads_elsewhere_to_the_same_logits_without_pickle(
     folder = store_folder(sent, sent.runs()[variant].data.tags["key"])
     exported = list((sent.folder / ".assay" / "store" / "export").rglob("model.onnx"))
     assert len(exported) == 1  # of the int8 variant
-    name = track.registered_name(sent.folder, variant)
+    name = mlflow_at.registered_name(sent.folder, variant)
     kernels = str(exported[0]) if variant == "light" else ""
-    command = [sys.executable, "-c", LOAD, track.tracking_uri(sent.folder), name, str(folder), kernels]
+    command = [sys.executable, "-c", LOAD, mlflow_at.tracking_uri(sent.folder), name, str(folder), kernels]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
 
@@ -471,7 +471,7 @@ def test_a_sender_that_is_not_told_sends_nothing_and_ends(project: Path, monkeyp
     ],
 )
 def test_a_uri_is_shown_without_its_password(uri: str, shown: str) -> None:
-    assert track.without_password(uri) == shown
+    assert mlflow_at.without_password(uri) == shown
 
 
 def test_commands_and_logs_hide_passwords(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -488,6 +488,6 @@ def test_commands_and_logs_hide_passwords(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_names_that_mlflow_takes(tmp_path: Path) -> None:
     odd = tmp_path / "my project: v2/é"
-    assert track.experiment_name(odd.parent) == "my-project--v2"
-    assert track.registered_name(tmp_path / "a b", "slim-int8") == "a-b-slim-int8"
+    assert mlflow_at.experiment_name(odd.parent) == "my-project--v2"
+    assert mlflow_at.registered_name(tmp_path / "a b", "slim-int8") == "a-b-slim-int8"
     assert message.metric_name("smooth_grad#2:rank.at (5)") == "smooth_grad_2/rank.at _5_"

@@ -23,7 +23,7 @@ import pytest
 import torch
 
 import assay
-from assay.tasks import settings, track
+from assay.tasks import mlflow_at, settings, track
 from assay.tasks.artifacts import load_model
 
 pytestmark = pytest.mark.server
@@ -137,7 +137,7 @@ def test_three_processes_on_a_fresh_database(waiting: Path, tmp_path: Path, monk
 
 def rows(project: Path, query: str) -> int:
     """A count from the database, 0 where there is none yet."""
-    path = track.local_database(track.tracking_uri(project))
+    path = mlflow_at.local_database(mlflow_at.tracking_uri(project))
     if path is None or not path.exists():
         return 0
     with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10)) as database:
@@ -171,7 +171,7 @@ def test_killed_while_sending_nothing_is_lost_or_doubled(project: Path) -> None:
         assert len(track.waiting(project)) == 1, moment
     track.sync(project)
     assert track.waiting(project) == []
-    check(track.tracking_uri(project), "project")
+    check(mlflow_at.tracking_uri(project), "project")
 
 
 # a server

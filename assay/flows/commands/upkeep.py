@@ -62,7 +62,7 @@ def track_sync(params: Path) -> int:
 def ui(params: Path, port: int, stop: bool) -> None:
     """Serves MLflow's and Prefect's pages on loopback until Ctrl-C, or until `stop` ends them."""
     from assay.flows import pages, server
-    from assay.tasks import track
+    from assay.tasks import mlflow_at
 
     project = params.resolve().parent
     settings.apply(project)
@@ -73,7 +73,7 @@ def ui(params: Path, port: int, stop: bool) -> None:
         ]
         console.print(f"stopped {' and '.join(ended)}" if ended else "no server runs")
         return
-    uri = track.tracking_uri(project)
+    uri = mlflow_at.tracking_uri(project)
     try:
         with pages.registered(project) as state, contextlib.ExitStack() as stack:
             url = server.ensure_server(project)
@@ -81,7 +81,7 @@ def ui(params: Path, port: int, stop: bool) -> None:
             process = None
             if not uri.startswith("http"):
                 process = stack.enter_context(pages.mlflow(project, uri, port, state))
-            shown = track.without_password(uri) if process is None else f"http://127.0.0.1:{port}"
+            shown = mlflow_at.without_password(uri) if process is None else f"http://127.0.0.1:{port}"
             console.print(f"MLflow:  {shown}", highlight=False)
             console.print(f"Prefect: {url.removesuffix('/api')}", highlight=False)
             console.print("Ctrl-C ends this", style="dim")
@@ -145,15 +145,15 @@ def _devices() -> Iterator[tuple[str, bool, str]]:
 
 def _servers(project: Path) -> Iterator[tuple[str, bool, str]]:
     from assay.flows import server
-    from assay.tasks import track
+    from assay.tasks import mlflow_at
 
     given = os.environ.get("PREFECT_API_URL", "")
     if given:
         yield "Prefect", server.healthy(given), given
     else:
         yield "Prefect", True, server.running(project) or "no server runs; a run starts one"
-    uri = track.tracking_uri(project)
-    yield "MLflow", track.answers(uri), track.without_password(uri)
+    uri = mlflow_at.tracking_uri(project)
+    yield "MLflow", mlflow_at.answers(uri), mlflow_at.without_password(uri)
 
 
 def _disk(project: Path) -> Iterator[tuple[str, bool, str]]:

@@ -106,7 +106,7 @@ def device_of(params: p.Params, elsewhere: str | None = None) -> str:
         return device
     there = torch.cuda.device_count()
     for key, train in [("train", params.train), *((f"trainings.{n}", t) for n, t in params.trainings.items())]:
-        if train.devices > there:
+        if train.devices > max(1, there):
             raise BadInput(f"{key}.devices: {train.devices} GPUs are wanted, and this machine has {there}")
     return device
 

@@ -95,7 +95,7 @@ def _environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         for name in ("PREFECT_HOME", "PREFECT_API_URL", "MLFLOW_TRACKING_URI", "ASSAY_DOWNLOADS"):
             patch.delenv(name, raising=False)
         settings.apply(tmp_path_factory.mktemp("home"))
-        send.quiet()
+        mlflow_at.quiet()
         yield
 
 

@@ -28,7 +28,7 @@ from assay.flows import server
 from assay.flows.executor import CellFailed
 from assay.flows.sweep import SweepResult, finish, groups
 from assay.flows.sweep.points import open_sweep
-from assay.tasks import data, mlflow_at, project, send, settings, track
+from assay.tasks import data, mlflow_at, project, settings, track
 from assay.tasks.cells import Cell, Ref
 from assay.tasks.store import Store
 from assay.tasks.sweep import make_points

@@ -16,9 +16,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from assay.plugins.contract import BadInput
+from assay.plugins.contract import BadInput, DataSpec
 from assay.tasks import cells as c
-from assay.tasks.artifacts import load_data, save_model
+from assay.tasks.artifacts import Step, load_data, load_steps, save_model
 from assay.tasks.cells import Cell, Env, Ref
 from assay.tasks.job import Job
 from assay.tasks.training import Recipe, initial_model
@@ -109,6 +109,7 @@ def weights(job: Job) -> None:
         raise BadInput(f"{key}: {path} changed since the run was planned: run it again")
     recipe, data = Recipe(job.spec["recipe"]), load_data(job.inputs["data"])
     model, card = initial_model(data, recipe, int(job.spec["seed"]), job.inputs["data"])
+    check_preprocessing(key, path, data.spec, load_steps(job.inputs["data"] / "preprocessing"))
     try:
         raw = load_file(path)
     except SafetensorError as error:
@@ -130,6 +131,18 @@ def weights(job: Job) -> None:
     model.load_state_dict(given, strict=False)  # what is missing shares its memory with what is there
     save_model(job.out, card, model.state_dict())
     (job.out / "history.csv").write_text("epoch\n", encoding="utf-8")
+
+
+def check_preprocessing(key: str, path: Path, spec: DataSpec, steps: Sequence[Step]) -> None:
+    """Raises BadInput where nothing says how the inputs of given weights were normalised: a model would be asked of
+    others than it was trained on, and nobody would notice."""
+    if spec.modality not in ("image", "features") or any("normalised" in s.method().card.gives for s in steps):
+        return
+    raise BadInput(
+        f"{key}: nothing says how the inputs of {path.name} were normalised: add transform/normalize to `prepare`, "
+        f"with the mean and std of its training. Where it took them as they are, write {{name: transform/normalize, "
+        f"mean: [0], std: [1]}}, one number a channel ({spec.shape[0]})"
+    )
 
 
 def misfits(model: nn.Module, given: Mapping[str, Tensor]) -> list[str]:

@@ -20,6 +20,7 @@ from torch import nn
 import assay
 from assay.flows import cli
 from assay.flows.record import dependencies_note
+from assay.plugins.contract import AssayError
 from assay.tasks import elsewhere
 from assay.tasks.params import read
 from assay.tasks.plan import Plan, make_plan
@@ -70,6 +71,7 @@ def own(project: Any, request: pytest.FixtureRequest) -> Any:
     project.module = project.folder / f"{name}.py"
     project.module.write_text(NET, encoding="utf-8")
     project.target = f"{name}:Net"
+    project.tree["prepare"].append({"name": "transform/normalize", "mean": [0], "std": [1]})  # pixels as they are
     project.tree["train"] = {
         "from": "w.safetensors",
         "model": {"name": "module", "target": project.target, "layers": "backbone", "head": "fc"},
@@ -239,6 +241,13 @@ def test_the_example_runs_as_its_readme_says(tmp_path: Path) -> None:
     assert "pruned-tuned" in call("-P", "-m", "assay.flows.cli", "run", "--no-server")
     said = call("-P", "-m", "assay.flows.cli", "predict", "pruned", "photos/test/disc/000.png")
     assert "disc" in said
+
+
+def test_weights_whose_preprocessing_nobody_says_are_refused(own: Any) -> None:
+    own.tree["prepare"].pop()
+    own.write()
+    with pytest.raises(AssayError, match=r"train.from: nothing says how the inputs of w.safetensors were normalised"):
+        assay.run(own.params, prefect=False, track=False)
 
 
 def test_weights_that_dvc_does_not_watch_are_named(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ class Normalize(Transform):
     channel is only centred. Pixel bounds and the pixel unit in the description change along.
     """
 
-    card = Card(title="Standardisation per channel", modality=("image", "features"), serves=True)
+    card = Card(title="Standardisation per channel", modality=("image", "features"), gives=("normalised",), serves=True)
     mean: tuple[float, ...] = Field(
         (), description="one a channel, of pixels in [0, 1]; the training split's where empty"
     )

@@ -109,12 +109,12 @@ def weights(job: Job) -> None:
         raise BadInput(f"{key}: {path} changed since the run was planned: run it again")
     recipe, data = Recipe(job.spec["recipe"]), load_data(job.inputs["data"])
     model, card = initial_model(data, recipe, int(job.spec["seed"]), job.inputs["data"])
-    check_preprocessing(key, path, data.spec, load_steps(job.inputs["data"] / "preprocessing"))
     try:
         raw = load_file(path)
     except SafetensorError as error:
         raise BadInput(f"{key}: {path} is damaged: {error}") from error
     given = dict(recipe.one("model").weights(raw, data.spec))
+    check_preprocessing(key, path, data.spec, load_steps(job.inputs["data"] / "preprocessing"))
     faults = misfits(model, given)
     if faults:
         outputs = f"the data set has {data.spec.n_outputs} outputs" + (

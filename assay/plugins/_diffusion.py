@@ -6,22 +6,16 @@ is noise; in a flow time 0 is noise and time 1 the data.
 
 from __future__ import annotations
 
-import inspect
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from assay.plugins.contract import BadInput
+from assay.plugins.contract import BadInput, takes_time
 
 Kind = Literal["linear", "cosine"]
 BLOCK = 16
 """torch draws normals on a CPU in blocks of so many."""
-
-
-def takes_time(model: nn.Module) -> bool:
-    """Whether a network is one of inputs and times: `forward(x, t)`, t (N,) in [0, 1]."""
-    return "t" in inspect.signature(model.forward).parameters
 
 
 def require_time(model: nn.Module, method: str) -> None:

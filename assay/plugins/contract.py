@@ -40,6 +40,7 @@ from assay.plugins.values import (
     Subject,
     Trained,
     patch,
+    takes_time,
     tap,
     to_tensor,
 )
@@ -97,6 +98,7 @@ __all__ = [
     "Transform",
     "mean_loss",
     "patch",
+    "takes_time",
     "tap",
     "to_tensor",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -457,3 +458,8 @@ def patch(model: nn.Module, change: Mapping[str, Callable[[Tensor], Tensor]]) ->
         for name, fn in change.items():
             stack.callback(model.get_submodule(name).register_forward_hook(replacer(fn)).remove)
         yield
+
+
+def takes_time(model: nn.Module) -> bool:
+    """Whether a network is one of inputs and times: `forward(x, t)`, t (N,) in [0, 1]."""
+    return "t" in inspect.signature(model.forward).parameters

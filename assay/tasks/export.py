@@ -14,8 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from assay.plugins._diffusion import takes_time
-from assay.plugins.values import DataSpec
+from assay.plugins.contract import DataSpec, takes_time
 from assay.tasks.qdq import store_codes
 
 OPSET = 17

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from assay.plugins import registry
-from assay.plugins._diffusion import takes_time
-from assay.plugins.contract import BadData, BadInput, Batch, Data, DataSpec, NotAuditable, Split
+from assay.plugins.contract import BadData, BadInput, Batch, Data, DataSpec, NotAuditable, Split, takes_time
 from assay.tasks.artifacts import Step, load_card, load_model, preprocess, rebuild
 from assay.tasks.export import INPUT, OUTPUT, SESSION_CONFIG, TIME
 from assay.tasks.inference import PLAIN, Inference

@@ -16,9 +16,8 @@ from assay.plugins._diffusion import (
     noised,
     random_step,
     require_time,
-    takes_time,
 )
-from assay.plugins.contract import BadInput
+from assay.plugins.contract import BadInput, takes_time
 
 
 def test_linear_schedule_of_ho_et_al() -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from assay.plugins._diffusion import takes_time
-from assay.plugins.contract import Batch, Card, Context, NotAuditable, Predict
+from assay.plugins.contract import Batch, Card, Context, NotAuditable, Predict, takes_time
 
 
 class Generator(Predict):

@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor, nn
 
-from assay.plugins._diffusion import Kind, alpha_bars, takes_time
-from assay.plugins.contract import BadInput, Batch, Card, Context, Field, NotAuditable, Predict
+from assay.plugins._diffusion import Kind, alpha_bars
+from assay.plugins.contract import BadInput, Batch, Card, Context, Field, NotAuditable, Predict, takes_time
 
 Pull = Callable[[Tensor], Tensor]
 """Noised examples to the gradient of the wanted class's log-probability in them."""

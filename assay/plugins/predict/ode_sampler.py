@@ -8,8 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from assay.plugins._diffusion import takes_time
-from assay.plugins.contract import Batch, Card, Context, Field, NotAuditable, Predict
+from assay.plugins.contract import Batch, Card, Context, Field, NotAuditable, Predict, takes_time
 
 Velocity = Callable[[Tensor, float], Tensor]
 Solver = Literal["euler", "midpoint", "rk4"]

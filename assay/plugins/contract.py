@@ -109,11 +109,11 @@ class Card(BaseModel):
 
     `needs` and `drops` are folded along a chain before anything runs: words such as `float` (weights
     that can be changed), `grad`, `conv`, `mask` (a ground-truth mask in the data), `runtime` (an
-    exported model), `train_data`, `peers`, `trajectory`, `group` (domains). What a recipe's methods need
-    its data must give: `validation` (that split); and what optimizers and arounds need its learner:
-    `closure`, `graph` (see `Optimizer`), `apart` (each example's gradient); terms that say what they
-    read need `activations`. One `gives` `devices` where its gradients are those of its calls of the
-    model, which several processes can share.
+    exported model), `machine` (it measures time), `train_data`, `peers`, `trajectory`, `group`
+    (domains). What a recipe's methods need its data must give: `validation` (that split); and what
+    optimizers and arounds need its learner: `closure`, `graph` (see `Optimizer`), `apart` (each
+    example's gradient); terms that say what they read need `activations`. One `gives` `devices` where
+    its gradients are those of its calls of the model, which several processes can share.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

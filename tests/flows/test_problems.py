@@ -1,4 +1,4 @@
-"""Problems other than classification, from their data to the report, through the whole frame."""
+"""Problems other than classification with all labels, from their data to the report, through the whole frame."""
 
 from __future__ import annotations
 
@@ -192,6 +192,33 @@ def test_many_signals_with_a_learned_start(tmp_path: Path) -> None:
     assert value(fitted, "dense", "fidelity/psnr") > value(plain, "dense", "fidelity/psnr") + 1
     assert value(fitted, "dense", "fidelity/psnr") > 12
     assert [gate.passed for gate in fitted.summary.gates] == [True]
+
+
+def test_a_domain_without_labels(tmp_path: Path) -> None:
+    """Batches of both domains, the penalty's own discriminator, and links that train on: scored on the new domain."""
+    result, page = run(
+        tmp_path,
+        prepare=[
+            "source/digits",
+            {"name": "transform/subset", "train": 600, "test": 200},
+            {"name": "transform/domain_shift", "kind": "noise", "sigma": 0.2},
+        ],
+        train={
+            "model": {"name": "mlp", "hidden": [32]},
+            "optimizer": {"name": "adamw", "lr": 0.01},
+            "batches": {"name": "per_domain", "size": 64},
+            "penalty": ["gradient_reversal"],
+            "epochs": 10,
+        },
+        compress={"pruned": [{"name": "prune/magnitude", "sparsity": 0.5}, {"name": "recover/finetune", "epochs": 2}]},
+        evaluate=["accuracy/top1"],
+        gates=["accuracy/top1.drop <= 0.1"],
+    )
+    assert value(result, "dense", "accuracy/top1") > 0.75
+    assert [gate.passed for gate in result.summary.gates] == [True], result.summary.gates
+    assert all(row.value == row.value for row in result.summary.rows), "every question has an answer"
+    assert not result.summary.skipped
+    assert "accuracy/top1.drop" in page
 
 
 def test_new_images_pass_the_codec_that_was_fitted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 
 from assay.plugins import registry
 from assay.plugins.contract import Data, DataSpec, Split
+from assay.plugins.testing.base import context
 from assay.tasks import training
 from assay.tasks.artifacts import save_data
 from assay.tasks.askable import effective, problem_name
@@ -23,6 +25,18 @@ from assay.tasks.job import MODEL, Job, prepare_process
 from assay.tasks.params import Params, validate
 
 EPOCHS, BATCH, EXAMPLES = 3, 16, 70
+
+PREPARE: dict[str, list[Any]] = {
+    "images": ["source/digits", "transform/validation_split"],
+    "draws": ["source/digits", "transform/generation"],
+    "embeddings": ["source/digits", {"name": "transform/representation", "dim": 4}],
+    "domains": ["source/digits", "transform/domain_shift"],
+    "degraded": ["source/digits", "transform/degrade"],
+    "signals": ["source/digits", "transform/signals"],
+    "values": [{"name": "source/friedman1", "train": EXAMPLES, "test": 20}],
+    "label maps": [{"name": "source/shapes", "size": 8, "train": EXAMPLES, "test": 20}],
+}
+"""The data sets that a recipe's `data` names: `images` where it names none. Random images stand for the digits."""
 
 RECIPES: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -48,9 +62,19 @@ RECIPES: dict[str, dict[str, Any]] = {
     "sdat": {"penalty": ["gradient_reversal"], "around": ["sdat"]},
     "deep supervision": {"penalty": ["deep_supervision"], "model": {"name": "mlp", "hidden": [8, 8]}},
     "causirl": {"penalty": ["causirl"]},
-    "flow matching": {"model": {"name": "time_unet", "width": 8, "depth": 1}, "objective": "flow_matching"},
-    "ddpm": {"model": {"name": "time_mlp", "width": 8, "depth": 1}, "objective": "ddpm", "around": ["ema"]},
+    "flow matching": {
+        "data": "draws",
+        "model": {"name": "time_unet", "width": 8, "depth": 1},
+        "objective": "flow_matching",
+    },
+    "ddpm": {
+        "data": "draws",
+        "model": {"name": "time_mlp", "width": 8, "depth": 1},
+        "objective": "ddpm",
+        "around": ["ema"],
+    },
     "wgan": {
+        "data": "draws",
         "model": {"name": "gan", "width": 8, "depth": 1},
         "learner": {"name": "wgan", "n_critic": 2},
         "optimizer": {"name": "rmsprop", "lr": 0.001},
@@ -72,11 +96,42 @@ RECIPES: dict[str, dict[str, Any]] = {
         "models": {"teacher": "wide", "mim_teacher": "wide"},
     },
     "channels_last": {"model": {"name": "small_cnn", "width": 8}, "channels_last": True},
+    "arcface": {"data": "embeddings", "objective": {"name": "arcface", "centres": 2}},
+    "instance discrimination": {
+        "data": "embeddings",
+        "objective": {"name": "instance_discrimination", "negatives": 8, "proximal": 1.0},
+        "augment": ["crop_flip"],
+    },
+    "supervised contrastive with bound classes": {
+        "data": "embeddings",
+        "objective": "supervised_contrastive",
+        "batches": "class_bound",
+        "augment": ["two_views", "crop_flip"],
+    },
+    "gradient reversal without the target's labels": {
+        "data": "domains",
+        "penalty": ["gradient_reversal"],
+        "batches": "per_domain",
+    },
+    "rddm": {"data": "degraded", "model": {"name": "rddm_unet", "width": 8}, "objective": "rddm"},
+    "maml": {
+        "data": "signals",
+        "model": {"name": "siren", "hidden": [8]},
+        "learner": {"name": "meta_init_inr", "steps": 2},
+    },
+    "reptile": {
+        "data": "signals",
+        "model": {"name": "siren", "hidden": [8]},
+        "learner": {"name": "meta_init_inr", "algorithm": "reptile"},
+    },
+    "convex program": {
+        "data": "values",
+        "learner": {"name": "convex_relu_admm", "gates": 4},
+        "optimizer": "adamw",
+    },
+    "betti matching": {"data": "label maps", "model": {"name": "unet", "width": 4}, "penalty": ["betti_matching"]},
 }
 
-
-DRAWS = ("time_unet", "time_mlp", "gan")
-"""Models of generation."""
 TEACHER: dict[str, Any] = {"model": {"name": "vit", "dim": 16, "depth": 2, "heads": 2}, "epochs": 0}
 
 
@@ -86,46 +141,63 @@ class Killed(Exception):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data set artifact of random images; in `draws` the same to be drawn anew, in `teacher` a training on them."""
+    """A folder with a data set artifact for each of PREPARE, and in `teacher` a training on the images."""
+    folder = tmp_path_factory.mktemp("data")
+    for name, steps in PREPARE.items():
+        save_data(folder / name, prepared(validate({"prepare": steps, "train": {"model": "mlp"}}).prepare))
+    train(folder / "teacher", folder, TEACHER)
+    return folder
+
+
+def images() -> Data:
+    """Random images of random classes, of two domains."""
     rng = np.random.default_rng(0)
     splits = {
         name: Split({"x": rng.random((n, 1, 8, 8), dtype=np.float32), "y": np.arange(n) % 4, "group": np.arange(n) % 2})
         for name, n in (("train", EXAMPLES), ("validation", 20), ("test", 20))
     }
-    folder = tmp_path_factory.mktemp("data")
-    spec = DataSpec(shape=(1, 8, 8), classes=tuple("abcd"))
-    save_data(folder, Data(spec, splits))
-    save_data(folder / "draws", Data(spec.model_copy(update={"problem": "generation"}), splits))
-    train(folder / "teacher", folder, recipe(TEACHER))
-    return folder
+    return Data(DataSpec(shape=(1, 8, 8), classes=tuple("abcd")), splits)
+
+
+def prepared(steps: Sequence[Any]) -> Data:
+    """What a source and transforms make."""
+    source, *transforms = steps
+    made = images() if source.method_name() == "digits" else source.load(context(images().spec))
+    for transform in transforms:
+        if transform.method_name() != "validation_split":  # the images have one
+            made = transform.apply(made, transform.fit(made, context(made.spec)))
+    return made
 
 
 def recipe(changes: dict[str, Any]) -> dict[str, Any]:
     """A recipe as it stands in a cell's spec."""
     train = {"model": {"name": "mlp", "hidden": [8]}, "epochs": EPOCHS, "keep": [0, 1, 2, "last"], **changes}
     train.setdefault("optimizer", {"name": "adamw", "lr": 0.01})
-    train["batches"] = {"name": "shuffled", "size": BATCH}
-    prepare = ["source/digits", "transform/validation_split"]
-    prepare += ["transform/generation"] if train["model"]["name"] in DRAWS else []
+    train["batches"] = {"name": train.get("batches", "shuffled"), "size": BATCH}
+    prepare = PREPARE[train.pop("data", "images")]
     params: Params = validate({"prepare": prepare, "train": train, "trainings": {"wide": TEACHER}})
     return recipe_spec(effective(params)[0].train, problem_name(params.prepare))
 
 
-def train(folder: Path, data: Path, spec: dict[str, Any], stop_at: int | None = None) -> None:
-    """One process's share of a training: to its end, or until just after step `stop_at`."""
+def train(folder: Path, data: Path, changes: dict[str, Any], stop_at: int | None = None) -> int:
+    """One process's share of a training: to its end, or until just after step `stop_at`; how many steps it has."""
+    steps = 0
 
     def progress(done: int, total: int, note: str) -> None:
+        nonlocal steps
+        steps = total
         if done == stop_at:
             raise Killed
 
-    work, out = folder, folder / "artifact"
+    work, out, spec = folder, folder / "artifact", recipe(changes)
     out.mkdir(parents=True, exist_ok=True)
     roles = registry.load(spec["objective"]["id"]).card.roles
-    teachers = {f"{MODEL}{role}": data / "teacher" / "artifact" for role in roles}
-    data = data / "draws" if spec["problem"]["id"] == "problems/generation" else data
+    inputs = {"data": data / changes.get("data", "images")}
+    inputs |= {f"{MODEL}{role}": data / "teacher" / "artifact" for role in roles}
     prepare_process(0, 1)
     torch.randn(random.Random(str(stop_at)).randrange(99))  # no process finds the global generator as another
-    training.train(Job({"recipe": spec, "seed": 0}, {"data": data, **teachers}, out, work, progress=progress))
+    training.train(Job({"recipe": spec, "seed": 0}, inputs, out, work, progress=progress))
+    return steps
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -139,15 +211,13 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_same_bytes(
     changes: dict[str, Any], seconds: float, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = recipe(changes)
-    train(tmp_path / "whole", data, spec)
+    steps = train(tmp_path / "whole", data, changes)
     expected = contents(tmp_path / "whole")
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", seconds)
-    steps = EPOCHS * -(-EXAMPLES // BATCH)
     for at in sorted(random.Random(f"{changes}{seconds}").sample(range(1, steps), 3)):
         with pytest.raises(Killed):
-            train(tmp_path / "killed", data, spec, stop_at=at)
-    train(tmp_path / "killed", data, spec)
+            train(tmp_path / "killed", data, changes, stop_at=at)
+    train(tmp_path / "killed", data, changes)
     assert contents(tmp_path / "killed") == expected
     assert {f"checkpoints/epoch-{i:05d}.safetensors" for i in (0, 1, 2, 3)} <= set(expected)
 
@@ -157,26 +227,25 @@ def test_same_bytes_compiled(data: Path, tmp_path: Path, monkeypatch: pytest.Mon
     """Also where the interruption lies just before the last, smaller batch: that one is compiled first then."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
-    spec = recipe({"compile": True})
-    train(tmp_path / "whole", data, spec)
+    changes = {"compile": True}
+    train(tmp_path / "whole", data, changes)
     per_epoch = -(-EXAMPLES // BATCH)
     for at in (per_epoch - 1, 2 * per_epoch - 2):
         with pytest.raises(Killed):
-            train(tmp_path / "killed", data, spec, stop_at=at)
-    train(tmp_path / "killed", data, spec)
+            train(tmp_path / "killed", data, changes, stop_at=at)
+    train(tmp_path / "killed", data, changes)
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
 
 
 def test_the_comparison_can_fail(data: Path, tmp_path: Path) -> None:
     """Without its checkpoint's optimizer a resumed training ends elsewhere: the bytes would tell."""
-    spec = recipe({})
-    train(tmp_path / "whole", data, spec)
+    train(tmp_path / "whole", data, {})
     with pytest.raises(Killed):
-        train(tmp_path / "killed", data, spec, stop_at=8)
+        train(tmp_path / "killed", data, {}, stop_at=8)
     resume = tmp_path / "killed" / "resume.safetensors"
     saved = load_checkpoint(resume)
     for optimizer in saved["optimizers"].values():
         optimizer["state"] = {}
     save_checkpoint(resume, saved)
-    train(tmp_path / "killed", data, spec)
+    train(tmp_path / "killed", data, {})
     assert contents(tmp_path / "killed") != contents(tmp_path / "whole")

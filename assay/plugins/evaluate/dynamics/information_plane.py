@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from assay.plugins._networks import weighted_parts
 from assay.plugins.contract import Card, Context, Evaluator, Field, NotAuditable, Number, Result, Split, Subject, tap
 from assay.plugins.evaluate._common import labels
 from assay.plugins.evaluate.dynamics._common import course, part
@@ -46,16 +47,12 @@ def information(pattern: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     return own, max(0.0, own + entropy(y) - entropy(pattern * (y.max() + 1) + y))
 
 
-def stages(model: nn.Module) -> list[tuple[str, str]]:
-    """The first and last submodule of each hidden layer: a child of `layers` with parameters, and what follows it
-    without any (an activation, pooling). Raises NotAuditable where there are none."""
-    found = model.get_submodule("layers") if "layers" in dict(model.named_children()) else nn.Sequential()
-    children = list(found.named_children())
-    starts = [i for i, (_, child) in enumerate(children) if any(True for _ in child.parameters())]
-    if not starts:
+def stages(model: nn.Module) -> list[list[str]]:
+    """The submodules of each hidden layer, the weighted ones of `layers`. Raises NotAuditable where there are none."""
+    parts = weighted_parts(model.get_submodule("layers")) if "layers" in dict(model.named_children()) else []
+    if not parts:
         raise NotAuditable("the model has no hidden layers in a child `layers`")
-    ends = [*(start - 1 for start in starts[1:]), len(children) - 1]
-    return [(f"layers.{children[a][0]}", f"layers.{children[b][0]}") for a, b in zip(starts, ends, strict=True)]
+    return [[f"layers.{name}" for name in part] for part in parts]
 
 
 def activations(model: nn.Module, names: Sequence[str], split: Split, ctx: Context) -> list[np.ndarray]:
@@ -80,7 +77,7 @@ def bounds(model: nn.Module, name: str, low: float, high: float) -> tuple[float,
 
 def layer_gradients(model: nn.Module, loss: Tensor) -> list[Tensor]:
     """The loss's gradient in each hidden layer's parameters and in all others: a flat tensor each."""
-    groups = [list(model.get_submodule(first).parameters()) for first, _ in stages(model)]
+    groups = [[p for name in stage for p in model.get_submodule(name).parameters()] for stage in stages(model)]
     inside = {p for group in groups for p in group}
     groups.append([p for p in model.parameters() if p not in inside])
     wanted = [p for group in groups for p in group if p.requires_grad]
@@ -143,7 +140,7 @@ class InformationPlane(Evaluator):
         kept = course(subject)
         models = [model.to(ctx.device) for _, model in kept]
         split = part(subject.data["main"].train, self.examples, ctx.rng)
-        names = [last for _, last in stages(models[0])] + [OUTPUT]
+        names = [stage[-1] for stage in stages(models[0])] + [OUTPUT]
         bits = self.plane(models, names, split, ctx)
         ratios = self.ratios(subject, models, split, ctx)
         epochs = np.array([epoch for epoch, _ in kept])

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from assay.plugins._networks import trained_parameters
 from assay.plugins.contract import (
     Batch,
     Card,
@@ -27,11 +28,6 @@ Loss = Callable[[Tensor, Batch], Tensor]
 Groups = tuple[np.ndarray, np.ndarray]
 
 
-def trainable(model: nn.Module) -> list[nn.Parameter]:
-    """The parameters that a training changes."""
-    return [p for p in model.parameters() if p.requires_grad]
-
-
 def flat(tensors: Iterable[Tensor]) -> Tensor:
     """All values as one vector."""
     return torch.cat([value.flatten() for value in tensors])
@@ -39,7 +35,7 @@ def flat(tensors: Iterable[Tensor]) -> Tensor:
 
 def gradient(model: nn.Module, loss: Loss, batches: Sequence[Batch]) -> Tensor:
     """The gradient of the mean loss of all examples, as one vector."""
-    params = trainable(model)
+    params = trained_parameters(model)
     total = torch.zeros_like(flat(params))
     for batch in batches:
         with torch.enable_grad():
@@ -50,7 +46,7 @@ def gradient(model: nn.Module, loss: Loss, batches: Sequence[Batch]) -> Tensor:
 
 def curvature(model: nn.Module, loss: Loss, batches: Sequence[Batch], vector: Tensor) -> Tensor:
     """H v: the Hessian of the mean loss of all examples times a vector, as the gradient of the gradient along it."""
-    params = trainable(model)
+    params = trained_parameters(model)
     total = torch.zeros_like(vector)
     for batch in batches:
         with torch.enable_grad():
@@ -161,7 +157,7 @@ class OpposingSignals(Evaluator):
 
     def sharpness(self, models: Sequence[nn.Module], loss: Loss, batches: Sequence[Batch], ctx: Context) -> np.ndarray:
         """The sharpness at each checkpoint, all from one random start: (checkpoints,)."""
-        start = torch.randn(flat(trainable(models[0])).numel(), generator=ctx.rng).to(ctx.device)
+        start = torch.randn(flat(trained_parameters(models[0])).numel(), generator=ctx.rng).to(ctx.device)
 
         def product(model: nn.Module) -> Callable[[Tensor], Tensor]:
             return lambda vector: curvature(model, loss, batches, vector)

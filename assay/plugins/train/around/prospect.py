@@ -10,6 +10,7 @@ import torch
 from scipy.optimize import isotonic_regression
 from torch import Tensor, nn
 
+from assay.plugins._networks import trained_parameters
 from assay.plugins.contract import (
     Around,
     BadInput,
@@ -54,23 +55,20 @@ def robust_weights(losses: np.ndarray, spectrum: np.ndarray, shift_cost: float) 
     return weights
 
 
-def trained(model: nn.Module) -> list[nn.Parameter]:
-    """The model's trainable parameters: the first of a state's."""
-    return [p for p in model.parameters() if p.requires_grad]
-
-
 def flat_rows(grads: Sequence[Tensor | None], model: nn.Module) -> Tensor:
     """The examples' gradients (N, parameters) of the model, zero where a parameter has none."""
     size = next(len(g) for g in grads if g is not None)
-    rows = [p.new_zeros(size, p.numel()) if g is None else g.flatten(1) for p, g in zip(trained(model), grads)]
+    rows = [
+        p.new_zeros(size, p.numel()) if g is None else g.flatten(1) for p, g in zip(trained_parameters(model), grads)
+    ]
     return torch.cat(rows, dim=1)
 
 
 def added(grads: Sequence[Tensor | None], flat: Tensor, model: nn.Module) -> list[Tensor | None]:
     """The gradients plus the flat one (parameters,) of the model."""
     answer = list(grads)
-    parts = flat.split([p.numel() for p in trained(model)])
-    for i, (p, part) in enumerate(zip(trained(model), parts, strict=True)):
+    parts = flat.split([p.numel() for p in trained_parameters(model)])
+    for i, (p, part) in enumerate(zip(trained_parameters(model), parts, strict=True)):
         grad = grads[i]
         answer[i] = None if grad is None else grad + part.view_as(p)
     return answer
@@ -137,7 +135,7 @@ class Prospect(Around):
 
     def init(self, model: nn.Module, data: Data, ctx: Context) -> nn.Module:
         """The tables, empty. Raises BadInput where they would be too large."""
-        size = sum(p.numel() for p in trained(model))
+        size = sum(p.numel() for p in trained_parameters(model))
         needed = 4 * len(data.train) * size / GIB
         if needed > self.memory:
             raise BadInput(

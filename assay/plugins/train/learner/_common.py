@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from assay.plugins._networks import trained_parameters, weighted_parts
 from assay.plugins.contract import BadInput, Batch, Bound, Context, Data, DataSpec, Gradients, State, Terms, mean_loss
 
 
@@ -35,7 +36,7 @@ def own_modules(model: nn.Module, terms: Terms, data: Data, ctx: Context) -> dic
 def parameter_groups(model: nn.Module, own: Mapping[str, nn.Module]) -> list[dict[str, Any]]:
     """The model's trainable parameters as group `model`, then a group for each own module that has any."""
     modules = {"model": model, **{name: own[name] for name in sorted(own)}}
-    trainable = {name: [p for p in module.parameters() if p.requires_grad] for name, module in modules.items()}
+    trainable = {name: trained_parameters(module) for name, module in modules.items()}
     return [{"params": params, "name": name, "lr_scale": 1.0} for name, params in trainable.items() if params]
 
 
@@ -174,11 +175,7 @@ def descend(state: State, batch: Batch) -> Tensor:
 
 
 def weighted_layers(model: nn.Module, learner: str) -> list[list[str]]:
-    """The children of the model's `layers` by weighted layer: each part is a child with parameters and the ones
-    without that follow it (activation, pooling); those before the first belong to it.
-
-    Raises BadInput where `layers` is no chain.
-    """
+    """`weighted_parts` of the model's `layers`. Raises BadInput where that is no chain."""
     layers = getattr(model, "layers", None)
     if not isinstance(layers, nn.Sequential):
         found = "it has none" if layers is None else f"here it is a {type(layers).__name__}"
@@ -186,17 +183,7 @@ def weighted_layers(model: nn.Module, learner: str) -> list[list[str]]:
             f"train.learner: {learner} trains models whose `layers` is a chain of layers, as mlp and small_cnn "
             f"have it; {found}"
         )
-    parts: list[list[str]] = []
-    before: list[str] = []
-    for name, child in layers.named_children():
-        if next(child.parameters(), None) is not None:
-            parts.append([*before, name])
-            before = []
-        elif parts:
-            parts[-1].append(name)
-        else:
-            before.append(name)
-    return parts
+    return weighted_parts(layers)
 
 
 def dense_chain(model: nn.Module, spec: DataSpec, learner: str) -> list[list[str]]:

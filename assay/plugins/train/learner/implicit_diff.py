@@ -10,6 +10,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
+from assay.plugins._networks import trained_parameters
 from assay.plugins.contract import (
     BadInput,
     Batch,
@@ -74,11 +75,6 @@ class Decays(nn.Module):
         return torch.stack(parts).sum() / 2
 
 
-def trained_weights(model: nn.Module) -> list[nn.Parameter]:
-    """The weights that decays are learned for."""
-    return [p for p in model.parameters() if p.requires_grad]
-
-
 @dataclass(frozen=True)
 class Decay:
     """The penalty."""
@@ -91,7 +87,7 @@ class Decay:
 
     def loss(self, model: nn.Module, batch: Batch, ctx: Context) -> Tensor:
         """The decays' share of the training loss, a scalar."""
-        return cast(Tensor, self.decays(trained_weights(model)))
+        return cast(Tensor, self.decays(trained_parameters(model)))
 
 
 class ImplicitDiff(Learner):
@@ -127,7 +123,7 @@ class ImplicitDiff(Learner):
                 "transform/validation_split to prepare"
             )
         state = first_state(model, terms, data, ctx)
-        decays = Decays(trained_weights(model), self.start, self.per == "weight", data.splits["validation"])
+        decays = Decays(trained_parameters(model), self.start, self.per == "weight", data.splits["validation"])
         state.own[OWN] = decays
         state.optimizers[DECAYS] = torch.optim.Adam(list(decays.buffers()), lr=self.lr)
         state.terms = replace(terms, penalties=[*terms.penalties, Bound(Decay(decays), ctx, OWN)])
@@ -154,7 +150,7 @@ class ImplicitDiff(Learner):
         logs = [log.requires_grad_() for log in decays.buffers()]
         try:
             training = mean_loss(state.terms.losses(state.model, batch))
-            weights = trained_weights(state.model)
+            weights = trained_parameters(state.model)
             found = hypergradient(training, validation, weights, logs, self.alpha, self.terms)
         finally:
             for log in logs:

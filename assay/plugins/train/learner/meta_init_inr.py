@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from assay.plugins._networks import trained_parameters
 from assay.plugins.contract import Batch, Card, Context, Data, Field, Learner, State, Terms
 from assay.plugins.train.learner._signals import Score, Weights, adapted, losses_of, trainable
 
@@ -78,7 +79,7 @@ class MetaInitINR(Learner):
 
     def init(self, model: nn.Module, terms: Terms, data: Data, ctx: Context) -> State:  # type: ignore[override]
         """The state before the first step."""
-        parameters = [p for p in model.parameters() if p.requires_grad]
+        parameters = trained_parameters(model)
         optimizer = terms.optimizer.build([{"params": parameters, "name": "model", "lr_scale": 1.0}])
         return State(model.train(), {}, {"main": optimizer}, terms)
 

@@ -26,11 +26,6 @@ def deviation(t: Tensor, last: float) -> Tensor:
     return last * (t * (t + 1) / (STEPS * (STEPS + 1))).sqrt()
 
 
-def spread(values: Tensor, like: Tensor) -> Tensor:
-    """A value an example (N,) to broadcast against images (N, C, H, W)."""
-    return values.to(like).view(-1, *[1] * (like.ndim - 1))
-
-
 def pixel(spec: DataSpec, like: Tensor) -> Tensor:
     """The length of one pixel unit, to broadcast against images."""
     return like.new_tensor(list(spec.scale)).view(-1, 1, 1)

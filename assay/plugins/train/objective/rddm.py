@@ -8,16 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from assay.plugins._diffusion import spread
 from assay.plugins.contract import Batch, Card, Context, Data, Field, Objective
-from assay.plugins.train.objective._residual_diffusion import (
-    STEPS,
-    demand_time,
-    deviation,
-    parts,
-    pixel,
-    share,
-    spread,
-)
+from assay.plugins.train.objective._residual_diffusion import STEPS, demand_time, deviation, parts, pixel, share
 
 
 def state_at(clean: Tensor, degraded: Tensor, noise: Tensor, t: Tensor, last: float) -> Tensor:

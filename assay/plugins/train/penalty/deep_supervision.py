@@ -8,16 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from assay.plugins._networks import weighted_parts
 from assay.plugins.contract import BadInput, Batch, Card, Context, Data, Field, Penalty
 from assay.plugins.train.penalty._common import layer_shapes, of_labelled
 
 
 def hidden_layers(model: nn.Module) -> list[str]:
-    """The ends of the hidden layers inside `layers` but the last: of each child with parameters, with what
-    follows it without any (an activation, pooling)."""
-    children = list(model.get_submodule("layers").named_children())
-    starts = [i for i, (_, child) in enumerate(children) if any(True for _ in child.parameters())]
-    return [f"layers.{children[start - 1][0]}" for start in starts[1:]]
+    """The ends of the weighted layers inside `layers`, but the last."""
+    return [f"layers.{part[-1]}" for part in weighted_parts(model.get_submodule("layers"))[:-1]]
 
 
 def averaged(activations: Tensor) -> Tensor:

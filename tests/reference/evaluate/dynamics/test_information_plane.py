@@ -190,4 +190,4 @@ def test_what_cannot_be_asked() -> None:
     with pytest.raises(NotAuditable, match="no hidden layers"):
         ask(x, y, [nn.Linear(2, 2), nn.Linear(2, 2)])
     deep = nn.Sequential(OrderedDict(layers=nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), nn.Tanh())))
-    assert stages(deep) == [("layers.0", "layers.0"), ("layers.1", "layers.2")]
+    assert stages(deep) == [["layers.0"], ["layers.1", "layers.2"]]

@@ -62,7 +62,7 @@ def ensure_server(project: Path) -> str:
     if given:
         return given
     with FileLock(folder / "server.lock"):
-        url = running(project) or start(project)
+        url = running(project) or _awaited(project) or start(project)
     touch(project)
     return url
 
@@ -82,6 +82,24 @@ def in_use(project: Path) -> Iterator[None]:
         yield
     finally:
         done.set()
+
+
+def _awaited(project: Path) -> str:
+    """The address of a server that was started and does not answer yet, as where its starter was stopped; ''
+    where there is none. A second one beside it would be found by nobody."""
+    try:
+        known = json.loads(state_file(project).read_text(encoding="utf-8"))
+        url, pid = str(known["url"]), int(known["pid"])
+    except (OSError, ValueError, KeyError):
+        return ""
+    deadline = time.monotonic() + START_SECONDS
+    while _is_server(pid, project):
+        if healthy(url):
+            return url
+        if time.monotonic() > deadline:
+            stop(project)
+        time.sleep(0.3)
+    return ""
 
 
 def start(project: Path) -> str:

@@ -131,6 +131,8 @@ class Train(_Tree):
     def _architecture(self) -> Train:
         if self.model is None and not self.registered:
             raise ValueError(f"{HERE}.model: this section or value is missing")
+        if self.keep and all(isinstance(epoch, int) and epoch > self.epochs for epoch in self.keep):
+            raise ValueError(f"{HERE}.keep: the training has {self.epochs} epochs, and none of {self.keep} is one")
         return self
 
     @property

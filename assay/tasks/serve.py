@@ -192,6 +192,8 @@ def predict_array(
 
 def read_array(path: Path, spec: DataSpec) -> np.ndarray:
     """Inputs (N, *spec.shape) from a .npy file. Raises BadData saying what is wrong with it."""
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file")
     wanted = f"one array of {' x '.join(map(str, ('N', *spec.shape)))} numbers, as in the training data"
     try:
         found: np.ndarray = np.load(path, allow_pickle=False)

@@ -88,6 +88,7 @@ CASES: list[tuple[str, dict[str, Any], list[str]]] = [
     ("a number as true", {"train.compile": 1}, ["train.compile", "1", "boolean"]),
     ("a float of images", {"attribute.images": 1e3}, ["attribute.images", "1000.0", "integer"]),
     ("a negative epoch", {"train.keep": [-5]}, ["train.keep.0", "-5", "an epoch's number"]),
+    ("no epoch of this training", {"train.epochs": 2, "train.keep": [3, 50]}, ["train.keep", "2 epochs", "[3, 50]"]),
     ("no epoch", {"train.keep": ["lst"]}, ["train.keep.0", "'lst'", "'last' or 'all'"]),
     ("a margin without end", {"attribute": {"margin": float("inf")}}, ["attribute.margin", "inf", "finite"]),
     ("true as a learning rate", {"train.optimizer.lr": True}, ["train.optimizer.lr", "True", "a number"]),

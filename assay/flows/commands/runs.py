@@ -96,6 +96,8 @@ def run(
     for gate in result.summary.gates:
         if not gate.passed:
             console.print(f"[red]gate failed[/] for {gate.variant}: {gate.gate}  {gate_text(gate)}", highlight=False)
+    for what, why in result.summary.skipped:
+        console.print(f"left out: {what}: {why}", highlight=False, markup=False, soft_wrap=True, style="dim")
     for note in result.notes:
         console.print(note, highlight=False, markup=False, soft_wrap=True, style="yellow")
     console.print(f"report: {result.report}", highlight=False, soft_wrap=True)

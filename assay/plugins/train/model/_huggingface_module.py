@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
+from transformers.utils import logging as transformers_logging
 
 from assay.plugins.contract import BadInput
 from assay.plugins.train.model._own import renamed, with_new_names
@@ -161,6 +162,7 @@ def finished(network: nn.Module, forward: type, x: Tensor, expected: tuple[int, 
 def loaded(given: Mapping[str, Tensor], config: Any, auto: Any, module: nn.Module) -> dict[str, Tensor]:
     """A checkpoint's tensors by their names in the module that `finished` gave: transformers renames what older files
     call otherwise. What it misses is left out, what it does not know or has in another shape stays as given."""
+    transformers_logging.disable_progress_bar()
     network, told = type(new_network(config, auto)).from_pretrained(  # type: ignore[attr-defined]
         None,
         config=config,

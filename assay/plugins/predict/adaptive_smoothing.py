@@ -35,7 +35,8 @@ class AdaptiveSmoothing(Predict):
         title="Improving the Accuracy-Robustness Trade-Off of Classifiers via Adaptive Smoothing",
         paper="arxiv:2301.12554",
         claim="Mixed with a robust network a plain one keeps part of its lead in clean accuracy and most of the robust "
-        "one's accuracy under attack: more than answering by either of them, by lot, as often.",
+        "one's accuracy under attack: more than answering by either of them, by lot, as often "
+        "(averaged logits do about as well).",
         verdict="reproduced",
         problems=("classification",),
     )

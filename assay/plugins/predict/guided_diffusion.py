@@ -67,7 +67,8 @@ class GuidedDiffusion(Predict):
     examples (`guide`) moves each step towards the wanted class.
 
     Example i is drawn for class classes[i mod their number]. The variance of an ancestral step is that of the
-    posterior q(x_before | x, x0); the paper learns it. Without a guide this is plain DDPM or DDIM sampling.
+    posterior q(x_before | x, x0); the paper learns it. The paper's classifier is told the time; the guide is not, and
+    has to answer at every level of noise by the example alone. Without a guide this is plain DDPM or DDIM sampling.
     """
 
     card = Card(

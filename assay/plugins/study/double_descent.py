@@ -8,8 +8,8 @@ from assay.plugins.contract import Ask, Card, Context, Field, Lab, Number, Resul
 from assay.plugins.study._common import mean_loss_on
 
 
-def peak(widths: np.ndarray, errors: np.ndarray) -> float:
-    """How far a curve of test errors over widths climbs after a fall, at most, relative to the lowest error
+def peak(errors: np.ndarray) -> float:
+    """How far a curve of test errors, by ascending width, climbs after a fall, at most, relative to the lowest error
     before the climb; 0 where it never climbs."""
     lowest = np.minimum.accumulate(errors)
     return float(((errors - lowest) / lowest).max())
@@ -55,8 +55,7 @@ class DoubleDescent(Study):
             )
             for split in ("train", "test")
         )
-        widths = np.array(self.widths)
-        climbs = [peak(widths, np.median(errors, axis=1)) for errors in tested]
+        climbs = [peak(np.median(errors, axis=1)) for errors in tested]
         numbers = {
             "peak_short": Number(
                 climbs[0], "", 0, "Climb of the test loss over widths after the fewest epochs; 0: none."
@@ -67,7 +66,7 @@ class DoubleDescent(Study):
             "fitted_short": Number(float(np.median(fitted[0])), "", 0, "Median training loss after the fewest epochs."),
             "fitted_long": Number(float(np.median(fitted[-1])), "", 0, "Median training loss after the most epochs."),
         }
-        arrays = {"width": widths}
+        arrays = {"width": np.array(self.widths)}
         for i, count in enumerate(self.epochs):
             arrays[f"training_loss_{count}"] = np.median(fitted[i], axis=1)
             arrays[f"test_loss_{count}"] = np.median(tested[i], axis=1)

@@ -25,6 +25,10 @@ class ModeConnectivity(Study):
     nothing, not even the initial weights. The barrier of a pair is
     max_a L((1 - a) t1 + a t2) - [(1 - a) L(t1) + a L(t2)], on the training split.
 
+    What a pair shares is the model after k epochs, nothing else: its rest is a new training from there, whose
+    optimizer starts without moments and whose schedule starts anew, over the epochs that are left (as that of the
+    first k was over those k). The paper parts a training that goes on.
+
     Also layer by layer: only one layer's weights go from the first solution to the second. The paper's estimate
     of a barrier's height is not here. Running statistics are interpolated like weights and not computed anew,
     which raises the barriers of networks with batch norm.
@@ -35,7 +39,8 @@ class ModeConnectivity(Study):
         paper="arxiv:2406.16300",
         also=("arxiv:1912.05671",),
         claim="Two solutions that share nothing are separated by a barrier of the loss; of solutions that part later "
-        "in training it is lower, and it is lower still where only one layer is exchanged.",
+        "in training (from a shared model, each with a new optimizer and schedule) it is lower, and so it is where "
+        "those that share nothing exchange one layer alone.",
         verdict="reproduced",
     )
     epochs: int = Field(10, ge=1, le=100_000, examples=[2], description="epochs of each whole training")

@@ -83,7 +83,6 @@ def share(seed: int, scale: float, sampler: str) -> float:
 def test_guidance_draws_the_wanted_class_the_more_the_stronger(sampler: str) -> None:
     for seed in SEEDS:
         found = [share(seed, scale, sampler) for scale in (0.0, 1.0, 4.0)]
-        print(sampler, seed, np.round(found, 2))
         assert found[0] < 0.35  # chance is 0.2
         assert found[1] > found[0] + 0.25
         assert found[2] > found[1]

@@ -66,5 +66,4 @@ def test_random_points_find_lower_errors_than_a_grid_of_as_many() -> None:
             context = Context(rng=torch.Generator().manual_seed(draw), spec=DataSpec(shape=(1,)))
             changes, _ = RandomSearch(queries=9).search(space, Known(errors), context)  # type: ignore[arg-type]
             found.append(errors[changes["rate"], changes["eps"]])
-        print(f"error: random {np.mean(found):.4f}, grid {np.mean(grids):.4f}, best {errors.min():.4f}")
         assert np.mean(found) < np.mean(grids)

@@ -62,7 +62,6 @@ def test_it_finds_better_networks_than_the_single_metrics_on_average_and_than_ra
         singles = np.array([ranks[np.argsort(-space.metric(m), kind="stable")[:QUERIES]].min() for m in METRICS])
         combined = found_by(RoBoT(queries=QUERIES), space, ranks)
         random = found_by(RandomSearch(queries=QUERIES), space, ranks)
-        print(f"rank: combined {combined:.2f}, random {random:.2f}, single {dict(zip(METRICS, singles, strict=True))}")
         assert combined < singles.mean()
         assert combined < random
         worst, singles_worst = max(worst, combined), np.maximum(singles_worst, singles)

@@ -50,10 +50,9 @@ class Known:
 
 
 def test_a_peak_is_a_climb_after_a_fall() -> None:
-    widths = np.array([1, 2, 3, 4])
-    assert peak(widths, np.array([4.0, 3.0, 2.0, 1.0])) == 0.0
-    assert peak(widths, np.array([4.0, 2.0, 5.0, 1.0])) == 1.5
-    assert peak(widths, np.array([1.0, 2.0, 1.5, 0.5])) == 1.0
+    assert peak(np.array([4.0, 3.0, 2.0, 1.0])) == 0.0
+    assert peak(np.array([4.0, 2.0, 5.0, 1.0])) == 1.5
+    assert peak(np.array([1.0, 2.0, 1.5, 0.5])) == 1.0
 
 
 def test_every_width_and_number_of_epochs_is_trained_with_every_seed() -> None:

@@ -115,8 +115,8 @@ class OpposingSignals(Evaluator):
     card = Card(
         title="Outliers with Opposing Signals Have an Outsized Effect on Neural Network Optimization",
         paper="arxiv:2311.04163",
-        claim="Above the threshold of stability the training loss spikes because two small groups with one large "
-        "feature and opposite labels lose in turn; without them it does not.",
+        claim="Above the threshold of stability the training loss spikes because two small groups, planted in digits "
+        "with one large feature and opposite labels, lose in turn; without them it does not.",
         verdict="reproduced",
         needs=("trajectory", "train_data", "grad"),
     )

@@ -118,7 +118,7 @@ class TrajectoryMatching(Transform):
         paper="arxiv:2211.10586",
         also=("arxiv:2203.11932",),
         claim="A network trained on one learned image of each class is more accurate than one trained on one real "
-        "image of each class.",
+        "image of each class (on digits the classes' mean images do as well: 0.886 to 0.887 against 0.886 to 0.906).",
         verdict="reproduced",
         problems=("classification",),
         modality=("image", "features", "latents"),

@@ -22,8 +22,10 @@ class SDAT(Around):
     the penalties' gradient at the weights themselves: smoothing an adversarial term would weaken it.
 
     For domain adversarial training with `penalty: [gradient_reversal]`. Three gradient evaluations a step;
-    running statistics of normalisation layers are updated by the first alone. The authors' code takes both
-    gradients at the worst point, which it finds by the objective; this is the paper's equation.
+    running statistics of normalisation layers are updated by the first alone. Each draws dropout's masks anew, so
+    that with dropout the task's gradient within the whole and the one that is taken from it use different masks and
+    do not cancel: the step is noisier. The authors' code takes both gradients at the worst point, which it finds by
+    the objective; this is the paper's equation.
     """
 
     card = Card(

@@ -108,6 +108,11 @@ class ConvexReLUADMM(Learner):
     place in it, and is refused; so are links that train a compressed network on, since it starts from zero. The
     solve is prepared once, with a matrix of (2 gates (inputs + 1))^2 numbers.
 
+    The optimum is that of the sampled gates. It is the network's own only where these are (nearly) all patterns, of
+    which n examples have up to 2 sum_{k < r} C(n - 1, k), r the inputs and the bias: for 20 examples of 2 inputs 382.
+    With 350 of these the loss was descent's best within 0.1 %, with the default 32 it was 1.00 to 1.04 times that.
+    Larger data have far too many to take all.
+
     The paper's step gamma_a is rho here, and its variants by random blocks, by sampled convexity and for adversarial
     training are left out.
     """
@@ -117,8 +122,9 @@ class ConvexReLUADMM(Learner):
         "Adversarial Training",
         paper="arxiv:2201.01965",
         also=("arxiv:2002.10553",),
-        claim="The network that it ends in has no larger regularised loss than the best of many trained by gradient "
-        "descent.",
+        claim="With nearly all gate patterns (350 of at most 382) the network that it ends in has no larger "
+        "regularised loss, within 0.5 %, than the best of many trained by gradient descent (with the default 32 up to "
+        "4 % larger).",
         verdict="reproduced",
         problems=("regression",),
         coupled=True,

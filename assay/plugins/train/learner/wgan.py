@@ -26,8 +26,8 @@ class WGAN(Learner):
     card = Card(
         title="Wasserstein GAN",
         paper="arxiv:1701.07875",
-        claim="The critic's estimate correlates with the true distance between samples and data, and falls as the "
-        "samples improve.",
+        claim="With n_critic 10 and clip 0.1 (the defaults are 5 and 0.01) the critic's estimate correlates with the "
+        "true distance between samples and data, and falls as the samples improve.",
         verdict="reproduced",
         problems=("generation",),
         gives=("apart", "activations"),

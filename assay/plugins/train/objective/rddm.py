@@ -35,7 +35,8 @@ class RDDM(Objective):
     card = Card(
         title="Residual Denoising Diffusion Models",
         paper="arxiv:2308.13712",
-        claim="A plain U-Net trained with the l1 loss alone comes close to a network made for restoration.",
+        claim="A plain U-Net trained with the l1 loss alone comes close to a network made for restoration, DnCNN, on "
+        "noise, where it is 0.0 to 0.5 dB behind; on blur it is behind by 0.7 to 2.9 dB.",
         verdict="reproduced",
         problems=("restoration",),
         modality=("image",),

@@ -88,8 +88,8 @@ class AdaHessian(Optimizer):
     card = Card(
         title="ADAHESSIAN: An Adaptive Second Order Optimizer for Machine Learning",
         paper="arxiv:2006.00719",
-        claim="One learning rate, its default, serves weights of any unit, where AdamW needs another for each "
-        "(that networks get more accurate than with Adam did not show on small ones).",
+        claim="In linear regression one learning rate, its default, serves weights of any unit, where AdamW needs "
+        "another for each (that networks get more accurate than with Adam did not show on small ones).",
         verdict="reproduced",
         needs=("closure", "graph"),
     )

@@ -91,5 +91,4 @@ def test_svd_keeps_accuracy_that_random_projections_lose() -> None:
         found["dense"].append(accuracy(model, data))
         found["svd"].append(accuracy(small, data))
         found["random"].append(accuracy(randomly_projected(model, dict(record.values["ranks"]), seed), data))
-    print(found)
     assert all(svd > random + 0.2 for svd, random in zip(found["svd"], found["random"])), found

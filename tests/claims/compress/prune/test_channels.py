@@ -92,5 +92,4 @@ def test_small_filters_cost_less_than_random_ones(importance: str) -> None:
         draws = [random_channels(record, 10 * seed + i) for i in range(5)]
         assert all(set(cuts) == set(record.tensors) for cuts in draws)
         random.append(float(np.mean([accuracy(cut(model, cuts), data) for cuts in draws])))
-    print(importance, small, random)
     assert all(a > b + 0.05 for a, b in zip(small, random)), (small, random)

@@ -88,7 +88,6 @@ def test_magnitude_beats_random_at_the_same_sparsity() -> None:
         for scope in ("global", "layer"):
             link = Magnitude(sparsity=0.7, scope=scope)
             found[scope].append(accuracy(link.apply(model, link.fit(model, data, context(data, seed))), data))
-    print(found)
     for scope in ("global", "layer"):
         assert all(pruned > random + 0.2 for pruned, random in zip(found[scope], found["random"])), found
     assert np.mean(found["global"]) > np.mean(found["layer"]), found

@@ -91,6 +91,5 @@ def test_integer_kernels_keep_the_accuracy_and_channels_need_their_own_scales(tm
             logits = model(test.x)
             own.append(float((twin(test.x) - logits).abs().mean()))
             shared.append(float((link.apply(model, per_tensor(record))(test.x) - logits).abs().mean()))
-    print(dense, int8, own, shared)
     assert all(abs(a - b) <= 0.02 for a, b in zip(dense, int8)), (dense, int8)
     assert all(b > 1.1 * a for a, b in zip(own, shared)), (own, shared)

@@ -149,7 +149,6 @@ def compared(seed: int, examples: int, epochs: int, sparsity: float, softness: S
 @pytest.mark.claim
 def test_soft_targets_of_a_teacher_that_saw_more_recover_more_than_labels() -> None:
     found = [compared(seed, 60, 40, 0.8, (1.0, 4.0)) for seed in SEEDS]
-    print(found)
     for row in found:
         assert row["distill 4.0"] > row["finetune"] + 0.02, found
         assert row["distill 4.0"] > row["distill 1.0"], found  # it is the softening that tells more
@@ -158,6 +157,5 @@ def test_soft_targets_of_a_teacher_that_saw_more_recover_more_than_labels() -> N
 @pytest.mark.claim
 def test_the_dense_network_as_teacher_on_its_own_data_recovers_no_more_than_labels() -> None:
     found = [compared(seed, 1100, 2, 0.95, (4.0,)) for seed in SEEDS]
-    print(found)
     gains = [row["distill 4.0"] - row["finetune"] for row in found]
     assert abs(sum(gains)) / len(gains) < 0.02, found

@@ -111,7 +111,6 @@ def test_finetuning_recovers_what_pruning_lost() -> None:
         assert torch.equal(tuned.head.weight == 0, pruned.head.weight == 0)
         for name, model in (("dense", dense), ("pruned", pruned), ("tuned", tuned)):
             found[name].append(accuracy(model, data))
-    print(found)
     for dense_, pruned_, tuned_ in zip(*found.values()):
         assert dense_ - pruned_ > 0.1, found
         assert dense_ - tuned_ < 0.3 * (dense_ - pruned_), found

@@ -148,7 +148,6 @@ def test_a_student_of_both_is_near_both_but_a_probe_of_it_is_no_more_accurate() 
     gains = []
     for seed in range(3):
         row = students(seed)
-        print({name: {k: round(v, 4) for k, v in values.items()} for name, values in row.items()})
         assert row["hybrid"]["relations"] < 0.4 * row["features alone"]["relations"]  # found: 0.20 to 0.23 of it
         assert row["hybrid"]["features"] < 0.7 * row["relations alone"]["features"]  # found: 0.39 to 0.43 of it
         gains.append(row["hybrid"]["probe"] - row["features alone"]["probe"])

@@ -31,6 +31,5 @@ def numbers(seed: int, scale: float) -> tuple[float, float]:
 def test_truncation_trades_recall_for_precision() -> None:
     for seed in range(5):
         found = [numbers(seed, scale) for scale in (1.0, 0.7, 0.4)]
-        print(seed, np.round(found, 2))
         assert found[0][0] < found[1][0] < found[2][0]
         assert found[0][1] > found[1][1] > found[2][1]

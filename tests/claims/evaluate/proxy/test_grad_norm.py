@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
@@ -19,5 +20,5 @@ CHANCE = 0.21
 def test_networks_that_score_higher_are_more_accurate_after_training(spaces: list[Any]) -> None:
     found = [float(spearmanr(space.metric("grad_norm"), space.accuracy).statistic) for space in spaces]
     size = [float(spearmanr(space.parameters, space.accuracy).statistic) for space in spaces]
-    print(f"grad_norm: {found}, number of parameters: {size}")
-    assert min(found) > CHANCE
+    assert min(found) > CHANCE  # found: 0.72, 0.45, 0.64
+    assert np.mean(found) < np.mean(size)  # found: 0.73, 0.80, 0.75

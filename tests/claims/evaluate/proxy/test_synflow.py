@@ -19,6 +19,5 @@ CHANCE = 0.21
 def test_networks_that_score_higher_are_more_accurate_after_training(spaces: list[Any]) -> None:
     found = [float(spearmanr(space.metric("synflow"), space.accuracy).statistic) for space in spaces]
     size = [float(spearmanr(space.parameters, space.accuracy).statistic) for space in spaces]
-    print(f"synflow: {found}, number of parameters: {size}")
     assert min(found) > CHANCE
     assert all(one > other for one, other in zip(found, size, strict=True))

@@ -61,8 +61,6 @@ def test_the_critics_estimate_follows_the_true_distance() -> None:
     for seed in range(3):
         estimates, truths = course(seed)
         correlations.append(float(np.corrcoef(estimates, truths)[0, 1]))
-        print(seed, np.round(estimates, 3), np.round(truths, 2))
         assert np.mean(truths[-5:]) < 0.9 * np.mean(truths[:5])
         assert np.mean(estimates[-5:]) < 0.5 * np.mean(estimates[:5])
-    print(correlations)
-    assert min(correlations) > 0.5  # found: 0.72, 0.79, 0.75; the third run stops improving half-way
+    assert min(correlations) > 0.5, correlations  # found: 0.72, 0.79, 0.75; the third run stops improving half-way

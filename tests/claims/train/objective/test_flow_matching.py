@@ -67,6 +67,5 @@ def found(objective: Objective, seed: int, steps: int) -> float:
 def test_few_steps_along_the_straight_path_are_nearer_than_along_the_diffusions() -> None:
     straight = [found(FlowMatching(), seed, 4) for seed in range(3)]
     curved = [found(DiffusionPath(), seed, 4) for seed in range(3)]
-    print(straight, curved)
     assert all(a < b for a, b in zip(straight, curved, strict=True))
-    assert np.mean(straight) < 0.9 * np.mean(curved)  # found at two seeds: 0.44 and 0.61; 0.22 is the best
+    assert np.mean(straight) < 0.9 * np.mean(curved)  # found: 0.53, 0.35, 0.43; 0.66, 0.56, 0.59

@@ -1,4 +1,4 @@
-"""A U-Net with the l1 loss alone against DnCNN (arxiv:2308.13712)."""
+"""A U-Net with the l1 loss alone against DnCNN (arxiv:2308.13712): close on noise, behind on blur."""
 
 from __future__ import annotations
 
@@ -42,18 +42,29 @@ def trained(model: nn.Module, x: Tensor, seed: int, loss: Callable[[nn.Module, B
         return psnr(model.eval()(x[CUT:]))
 
 
+def gained(x: Tensor, seed: int) -> tuple[float, float]:
+    """How much better than the degraded test images, in dB: the U-Net's restorations and DnCNN's."""
+    ctx = Context(rng=torch.Generator().manual_seed(seed), spec=SPEC)
+    torch.manual_seed(seed)
+    ours = trained(RDDMUNet(width=16).build(SPEC, ctx), x, seed, lambda m, b: RDDM().loss(m, b, ctx))
+    other = trained(DnCNN(depth=5, width=24).build(SPEC, ctx), x, seed, lambda m, b: (m(b.x) - b.y).square())
+    return ours - psnr(x[CUT:]), other - psnr(x[CUT:])
+
+
 @pytest.mark.claim
 @pytest.mark.slow
-def test_the_l1_loss_alone_comes_close_to_a_network_for_restoration() -> None:
-    behind = []
+def test_on_noise_the_l1_loss_alone_comes_close_to_a_network_for_restoration() -> None:
     for seed in range(3):
         x = CLEAN + 0.15 * torch.randn(CLEAN.shape, generator=torch.Generator().manual_seed(seed))
-        if seed == 2:
-            x = gaussian_blur(CLEAN, 1.0)
-        ctx = Context(rng=torch.Generator().manual_seed(seed), spec=SPEC)
-        torch.manual_seed(seed)
-        ours = trained(RDDMUNet(width=16).build(SPEC, ctx), x, seed, lambda m, b, c=ctx: RDDM().loss(m, b, c))
-        other = trained(DnCNN(depth=5, width=24).build(SPEC, ctx), x, seed, lambda m, b: (m(b.x) - b.y).square())
-        assert ours > psnr(x[CUT:]) + 3, (seed, ours)  # found: 3.7 and 4.1 for noise, 9.0 for blur
-        behind.append(other - ours)
-    assert np.mean(behind) < 1.5, behind  # found: 0.0 and 0.5 for noise, 2.9 for blur
+        ours, other = gained(x, seed)
+        assert ours > 3, (seed, ours)  # found: 3.7 to 4.1
+        assert other - ours < 1, (seed, ours, other)  # found: 0.0, 0.5, 0.5
+
+
+@pytest.mark.claim
+@pytest.mark.slow
+def test_on_blur_it_restores_but_is_behind() -> None:
+    found = [gained(gaussian_blur(CLEAN, 1.0), seed) for seed in range(3)]
+    assert all(ours > 3 for ours, _ in found), found  # found: 9.0 to 10.4
+    behind = [other - ours for ours, other in found]
+    assert np.mean(behind) > 1, behind  # found: 0.7, 2.8, 2.9

@@ -114,19 +114,26 @@ def spread(values: Sequence[float], factor: float = 8) -> bool:
     return bool(finite) and min(finite) > 0 and max(finite) / min(finite) >= factor
 
 
+def named_ticks(scale: Scale, show: Callable[[float], str], count: int) -> list[tuple[float, str]]:
+    """The ticks with their names, in more digits where those of `show` do not tell them apart."""
+    values = scale.ticks(count)
+    names = [trim(show(v)) for v in values]
+    return list(zip(values, names if len({*names}) == len(names) else [f"{v:.6g}" for v in values], strict=True))
+
+
 def x_axis(scale: Scale, y: float, top: float, show: Callable[[float], str], count: int = 5) -> Markup:
     """Grid lines from `top` to `y` and the values below."""
     return Markup("").join(
-        line(scale(v), top, scale(v), y, "grid") + text(scale(v), y + 16, trim(show(v)), "tick", "middle")
-        for v in scale.ticks(count)
+        line(scale(v), top, scale(v), y, "grid") + text(scale(v), y + 16, name, "tick", "middle")
+        for v, name in named_ticks(scale, show, count)
     )
 
 
 def y_axis(scale: Scale, x: float, right: float, show: Callable[[float], str], count: int = 5) -> Markup:
     """Grid lines from `x` to `right` and the values left of them."""
     return Markup("").join(
-        line(x, scale(v), right, scale(v), "grid") + text(x - 6, scale(v) + 4, trim(show(v)), "tick", "end")
-        for v in scale.ticks(count)
+        line(x, scale(v), right, scale(v), "grid") + text(x - 6, scale(v) + 4, name, "tick", "end")
+        for v, name in named_ticks(scale, show, count)
     )
 
 

@@ -439,4 +439,4 @@ def test_ticks_that_look_the_same_have_more_digits() -> None:
     names = [name for _, name in svg.named_ticks(svg.fit([2.531, 2.539], 0, 100), lambda v: f"{v:.2f}", 4)]
     assert len({*names}) == len(names) > 2
     assert names == ["2.5325", "2.535", "2.5375"]
-    assert [name for _, name in svg.named_ticks(svg.fit([0, 1], 0, 100), lambda v: f"{v:.2f}", 2)] == ["0", "0.5", "1"]
+    assert [name for _, name in svg.named_ticks(svg.fit([0, 1], 0, 100), lambda v: f"{v:.2f}", 3)] == ["0", "0.5", "1"]

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+
+from assay.flows import server
+from assay.plugins.values import AssayError
 
 pytestmark = pytest.mark.server
 
@@ -87,9 +93,26 @@ def test_with_the_server(
         assert url
         with home.start(server=True) as run:
             until(lambda: run.began(reference.stages["finetune"]), "the finetuning")
-            run.pause(rng.uniform(0, 1))
+            run.pause(rng.uniform(0, 0.3))  # what is left takes little more than a second on a quiet machine
             interrupted(run)
         judge(home, home.run(server=True))
         assert server.running(home.folder) == url
     finally:
         server.stop(home.folder)
+
+
+def test_a_server_that_was_left_before_it_answered_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by a Ctrl-C at the wrong moment: the next run takes it, and `assay ui --stop` ends the only one there is."""
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    server.state_file(tmp_path).parent.mkdir(parents=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(server, "START_SECONDS", 0.1)
+        with pytest.raises(AssayError, match="did not start"):
+            server.start(tmp_path)
+    pid = json.loads(server.state_file(tmp_path).read_text(encoding="utf-8"))["pid"]
+    try:
+        assert server.healthy(server.ensure_server(tmp_path))
+        assert json.loads(server.state_file(tmp_path).read_text(encoding="utf-8"))["pid"] == pid
+    finally:
+        assert server.stop(tmp_path)
+    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE

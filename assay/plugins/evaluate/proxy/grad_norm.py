@@ -23,7 +23,8 @@ class GradNorm(Evaluator):
     card = Card(
         title="Zero-Cost Proxies for Lightweight NAS",
         paper="arxiv:2101.08134",
-        claim="Networks that score higher before their training tend to be more accurate after it.",
+        claim="Networks that score higher before their training tend to be more accurate after it (their number of "
+        "parameters ranks them better still).",
         verdict="reproduced",
         needs=("trajectory", "train_data"),
         coupled=True,

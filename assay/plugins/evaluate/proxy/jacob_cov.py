@@ -40,7 +40,8 @@ class JacobCov(Evaluator):
         title="Neural Architecture Search without Training",
         paper="arxiv:2006.04647",
         also=("arxiv:2101.08134",),
-        claim="Networks that score higher before their training tend to be more accurate after it.",
+        claim="Networks that score higher before their training tend to be more accurate after it (their number of "
+        "parameters ranks them better still).",
         verdict="reproduced",
         needs=("trajectory", "train_data", "grad"),
         coupled=True,

@@ -25,7 +25,8 @@ class Snip(Evaluator):
         title="SNIP: Single-shot Network Pruning based on Connection Sensitivity",
         paper="arxiv:1810.02340",
         also=("arxiv:2101.08134",),
-        claim="Networks that score higher before their training tend to be more accurate after it.",
+        claim="Networks that score higher before their training tend to be more accurate after it (their number of "
+        "parameters ranks them better still).",
         verdict="reproduced",
         needs=("trajectory", "train_data"),
         coupled=True,
